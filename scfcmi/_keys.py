@@ -1,0 +1,44 @@
+"""Every AnnData key that the package writes or reads back is made here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+DEFAULT_KEY = "fair_cluster"
+
+
+@dataclass(frozen=True)
+class Keys:
+    """Names of the AnnData fields that belong to one run, all derived from `key_added`."""
+
+    key_added: str = DEFAULT_KEY
+
+    @property
+    def labels(self) -> str:
+        """Column of `obs` with the cluster labels."""
+        return self.key_added
+
+    @property
+    def embedding(self) -> str:
+        """Entry of `obsm` with the learned embedding."""
+        return f"X_{self.key_added}"
+
+    @property
+    def proba(self) -> str:
+        """Entry of `obsm` with the soft assignments."""
+        return f"{self.key_added}_proba"
+
+    @property
+    def umap(self) -> str:
+        """Entry of `obsm` with the UMAP of the learned embedding."""
+        return f"X_{self.key_added}_umap"
+
+    @property
+    def uns(self) -> str:
+        """Entry of `uns` with parameters, history and metrics."""
+        return self.key_added
+
+    @property
+    def colors(self) -> str:
+        """Entry of `uns` with the palette of the labels, scanpy's convention."""
+        return f"{self.key_added}_colors"
