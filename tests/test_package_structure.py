@@ -1,0 +1,305 @@
+"""One look at every public name: signatures, docstrings, exports and what an import changes."""
+
+from __future__ import annotations
+
+import ast
+import doctest
+import importlib
+import importlib.util
+import inspect
+import pkgutil
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import matplotlib.pyplot as plt
+import pytest
+
+import scfcmi
+
+ROOT = Path(__file__).resolve().parents[1]
+API_PAGE = ROOT / "docs" / "api.md"
+SUBPACKAGES = ("datasets", "metrics", "model", "pl", "tl")
+MODULES = sorted(
+    info.name for info in pkgutil.walk_packages(scfcmi.__path__, "scfcmi.") if not info.name.endswith("__main__")
+)
+TEST_FILES = sorted((ROOT / "tests").rglob("*.py"))
+MAX_POSITIONAL = 3
+SECTION = re.compile(r"(?m)^(?P<title>[A-Z][A-Za-z ]+)\n-{3,}$")
+
+
+@dataclass(frozen=True)
+class Public:
+    """A public function or method, and what is asked of it."""
+
+    name: str
+    call: Callable[..., Any]
+    is_method: bool = False
+
+    @property
+    def subpackage(self) -> str:
+        return self.name.split(".")[0]
+
+    @property
+    def parameters(self) -> list[inspect.Parameter]:
+        parameters = list(inspect.signature(self.call).parameters.values())
+        return [p for p in parameters if p.name not in {"self", "cls"}] if self.is_method else parameters
+
+    @property
+    def doc(self) -> str:
+        return inspect.getdoc(self.call) or ""
+
+
+def exported(subpackage: str) -> dict[str, Any]:
+    module = getattr(scfcmi, subpackage)
+    return {name: getattr(module, name) for name in getattr(module, "__all__", [])}
+
+
+def public_classes() -> dict[str, type]:
+    return {
+        f"{subpackage}.{name}": value
+        for subpackage in SUBPACKAGES
+        for name, value in exported(subpackage).items()
+        if inspect.isclass(value)
+    }
+
+
+def public_functions() -> list[Public]:
+    return [
+        Public(f"{subpackage}.{name}", value)
+        for subpackage in SUBPACKAGES
+        for name, value in exported(subpackage).items()
+        if inspect.isfunction(value)
+    ]
+
+
+def public_methods() -> list[Public]:
+    """Public methods that classes of the package define themselves; inherited ones are documented where they stand."""
+    return [
+        Public(f"{class_name}.{name}", getattr(cls, name), is_method=not isinstance(value, staticmethod))
+        for class_name, cls in public_classes().items()
+        for name, value in vars(cls).items()
+        if not name.startswith("_") and (inspect.isfunction(value) or isinstance(value, classmethod | staticmethod))
+    ]
+
+
+FUNCTIONS = public_functions()
+METHODS = public_methods()
+CALLABLES = FUNCTIONS + METHODS
+CLASSES = public_classes()
+
+
+def each(publics: list[Public]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("public", [pytest.param(p, id=p.name) for p in publics])
+
+
+def sections(doc: str) -> dict[str, str]:
+    """Numpydoc sections by title; the text before the first one stands under the empty title."""
+    pieces = SECTION.split(doc)
+    return {"": pieces[0], **dict(zip(pieces[1::2], pieces[2::2], strict=True))}
+
+
+def documented_parameters(doc: str) -> list[str]:
+    """Names at the margin of the `Parameters` section, as they are written."""
+    lines = sections(doc).get("Parameters", "").splitlines()
+    return [line.rstrip() for line in lines if line and not line[0].isspace()]
+
+
+# exports ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("subpackage", SUBPACKAGES)
+def test_all_is_sorted_and_true(subpackage: str) -> None:
+    module: ModuleType = getattr(scfcmi, subpackage)
+    names = list(module.__all__)
+    assert names, f"scfcmi.{subpackage} exports nothing"
+    assert names == sorted(set(names))
+    missing = [name for name in names if not hasattr(module, name)]
+    assert not missing
+    visible = {
+        name
+        for name, value in vars(module).items()
+        if not name.startswith("_")
+        and (inspect.isfunction(value) or inspect.isclass(value))
+        and value.__module__.startswith("scfcmi.")
+    }
+    assert visible <= set(names), "public by name, but not in __all__"
+
+
+def test_top_level_all() -> None:
+    assert tuple(scfcmi.__all__) == SUBPACKAGES
+    assert re.fullmatch(r"\d+\.\d+\.\d+.*", scfcmi.__version__)
+
+
+def test_api_page_lists_every_public_name_and_no_other() -> None:
+    listed = set(re.findall(rf"(?m)^ {{4}}((?:{'|'.join(SUBPACKAGES)})\.\w+)$", API_PAGE.read_text(encoding="utf-8")))
+    expected = {f"{subpackage}.{name}" for subpackage in SUBPACKAGES for name in exported(subpackage)}
+    assert listed == expected
+
+
+# signatures ---------------------------------------------------------------------------------------------------------
+
+
+@each([p for p in FUNCTIONS if p.subpackage in {"tl", "pl"}])
+def test_first_argument_is_adata(public: Public) -> None:
+    assert public.parameters, f"{public.name} takes no argument"
+    assert public.parameters[0].name == "adata"
+
+
+@each(CALLABLES)
+def test_at_most_three_positional_parameters(public: Public) -> None:
+    positional = [
+        p.name for p in public.parameters if p.kind not in {p.KEYWORD_ONLY, p.VAR_KEYWORD} and p.kind != p.VAR_POSITIONAL
+    ]
+    assert len(positional) <= MAX_POSITIONAL, f"make keyword-only: {positional[MAX_POSITIONAL:]}"
+    assert not [p.name for p in public.parameters if p.kind == p.VAR_POSITIONAL]
+
+
+@each(CALLABLES)
+def test_copy_is_keyword_only_and_off(public: Public) -> None:
+    for parameter in public.parameters:
+        if parameter.name == "copy":
+            assert parameter.kind == parameter.KEYWORD_ONLY
+            assert parameter.default is False
+
+
+@each(CALLABLES)
+def test_everything_is_annotated(public: Public) -> None:
+    bare = [p.name for p in public.parameters if p.annotation is p.empty]
+    assert not bare
+    assert inspect.signature(public.call).return_annotation is not inspect.Signature.empty
+
+
+# docstrings ---------------------------------------------------------------------------------------------------------
+
+
+@each(CALLABLES)
+def test_docstring_has_a_summary_line(public: Public) -> None:
+    first, *rest = public.doc.splitlines() or [""]
+    assert first.endswith((".", "!", "?")), f"{public.name}: the first line should be one sentence, it is {first!r}"
+    assert not rest or rest[0] == "", "an empty line belongs after the summary"
+
+
+@each(CALLABLES)
+def test_docstring_names_every_parameter_in_order(public: Public) -> None:
+    documented = [name.strip(" *") for line in documented_parameters(public.doc) for name in line.split(",")]
+    assert documented == [p.name for p in public.parameters]
+
+
+@each(CALLABLES)
+def test_docstring_does_not_repeat_the_signature(public: Public) -> None:
+    repeated = [line for line in documented_parameters(public.doc) if ":" in line or "default" in line]
+    assert not repeated, "types and defaults stand in the signature"
+
+
+@each(CALLABLES)
+def test_docstring_says_what_comes_back(public: Public) -> None:
+    returns_nothing = inspect.signature(public.call).return_annotation in {None, "None"}
+    if public.is_method and returns_nothing:
+        pytest.skip("a method that returns nothing")
+    assert {"Returns", "Yields"} & set(sections(public.doc))
+
+
+@each(FUNCTIONS)
+def test_docstring_has_an_example(public: Public) -> None:
+    assert ">>> " in sections(public.doc).get("Examples", "")
+
+
+@pytest.mark.parametrize("name", sorted(CLASSES))
+def test_classes_are_documented(name: str) -> None:
+    cls = CLASSES[name]
+    doc = inspect.getdoc(cls) or ""
+    assert doc.splitlines()[0].endswith(".")
+    if name.startswith("model."):
+        assert ">>> " in sections(doc).get("Examples", "")
+    undocumented = [
+        attribute
+        for attribute, value in vars(cls).items()
+        if isinstance(value, property) and not attribute.startswith("_") and not inspect.getdoc(value)
+    ]
+    assert not undocumented
+
+
+def examples() -> list[doctest.DocTest]:
+    finder = doctest.DocTestFinder(exclude_empty=True)
+    found = [
+        test
+        for name, value in [(p.name, p.call) for p in FUNCTIONS] + sorted(CLASSES.items())
+        for test in finder.find(value, name, globs={})
+    ]
+    return [test for test in found if test.examples]
+
+
+@pytest.mark.parametrize("example", [pytest.param(test, id=test.name) for test in examples()])
+def test_docstring_example_runs(
+    example: doctest.DocTest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(plt, "show", lambda *_args, **_kwargs: None)
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE, verbose=False)
+    result = runner.run(example, clear_globs=False)
+    assert result.failed == 0, capsys.readouterr().out
+
+
+# imports ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_module_is_importable(module: str) -> None:
+    assert importlib.import_module(module).__doc__, "a module starts with a line that says what it holds"
+
+
+def test_every_folder_with_code_is_a_package() -> None:
+    package = Path(scfcmi.__file__).parent
+    folders = {path.parent for path in package.rglob("*.py")}
+    assert not [str(folder) for folder in folders if not (folder / "__init__.py").is_file()]
+
+
+@pytest.mark.parametrize("path", [pytest.param(path, id=path.name) for path in TEST_FILES])
+def test_test_file_is_importable(path: Path) -> None:
+    if path == Path(__file__).resolve():
+        return
+    spec = importlib.util.spec_from_file_location(f"importable_{path.stem}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        del sys.modules[spec.name]
+
+
+SNAPSHOT = """
+import json, random
+import matplotlib, numpy, torch
+
+def state():
+    kind, keys, *rest = numpy.random.get_state()
+    params = {key: repr(value) for key, value in dict.items(matplotlib.rcParams) if key != "backend"}
+    return [repr(random.getstate()), [kind, keys.tolist(), rest], torch.get_rng_state().tolist(),
+            str(torch.get_default_dtype()), torch.get_num_threads(), params, repr(matplotlib.rcParams._get("backend"))]
+
+before = json.dumps(state(), default=str)
+import scfcmi
+assert json.dumps(state(), default=str) == before
+"""
+
+
+def test_import_leaves_random_state_and_figure_settings_alone() -> None:
+    done = subprocess.run([sys.executable, "-c", SNAPSHOT], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_no_module_touches_a_global_seed() -> None:
+    forbidden = re.compile(r"(np|numpy)\.random\.seed|torch\.manual_seed|random\.seed|seed_everything")
+    guilty = []
+    for path in sorted(Path(scfcmi.__file__).parent.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and forbidden.fullmatch(ast.unparse(node.func)):
+                guilty.append(f"{path.name}:{node.lineno}")
+    assert not guilty
