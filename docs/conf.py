@@ -1,0 +1,68 @@
+"""Settings of the documentation: `sphinx-build -W docs docs/_build/html`, which needs no network."""
+
+from __future__ import annotations
+
+import shutil
+from datetime import datetime
+from importlib.metadata import metadata
+from pathlib import Path
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent
+
+# the tutorials stand at the top of the repository; sphinx reads nothing outside its source folder
+TUTORIALS = HERE / "_tutorials"
+shutil.rmtree(TUTORIALS, ignore_errors=True)
+TUTORIALS.mkdir()
+for notebook in sorted((ROOT / "tutorials").glob("*.ipynb")):
+    shutil.copy2(notebook, TUTORIALS / notebook.name)
+
+info = metadata("scfcmi")
+project = info["Name"]
+author = "scfcmi developers"
+copyright = f"{datetime.now():%Y}, {author}"
+version = release = info["Version"]
+
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.mathjax",
+    "sphinx.ext.napoleon",
+    "sphinxcontrib.bibtex",
+    "sphinx_autodoc_typehints",
+]
+exclude_patterns = ["_build", "**.ipynb_checkpoints", "Thumbs.db", ".DS_Store"]
+templates_path = ["_templates"]
+source_suffix = {".ipynb": "myst-nb", ".md": "myst-nb", ".rst": "restructuredtext"}
+root_doc = "index"
+
+# API pages
+autosummary_generate = True
+autodoc_member_order = "groupwise"
+autodoc_default_options = {"members": True, "show-inheritance": True}
+default_role = "literal"
+napoleon_google_docstring = False
+napoleon_numpy_docstring = True
+napoleon_include_init_with_doc = False
+napoleon_use_param = True
+napoleon_use_rtype = True
+typehints_defaults = "braces"
+always_use_bars_union = True
+bibtex_bibfiles = ["references.bib"]
+bibtex_reference_style = "author_year"
+
+# every reference into this package has to resolve; those into others would need their inventories from the network
+nitpicky = True
+nitpick_ignore_regex = [(r"py:.*", r"(?!scfcmi\.).*")]
+
+# pages
+myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath"]
+myst_heading_anchors = 3
+nb_execution_mode = "off"
+suppress_warnings = ["mystnb.unknown_mime_type"]
+
+html_theme = "sphinx_book_theme"
+html_title = project
+html_static_path = ["_static"]
+html_theme_options = {"navigation_with_keys": False, "show_navbar_depth": 1}
