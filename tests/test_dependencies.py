@@ -19,8 +19,8 @@ import scfcmi
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = Path(scfcmi.__file__).parent
-# scanpy compares all pairs below this number of cells and calls pynndescent from it on
-BRUTE_FORCE_LIMIT = 4096
+# scanpy compares all pairs of fewer cells by Euclidean distance; from this number on it calls pynndescent
+BRUTE_FORCE_LIMIT = 8192
 
 
 def normalised(name: str) -> str:
@@ -76,7 +76,7 @@ def test_pynndescent_is_bounded() -> None:
 
 
 def test_neighbours_work_beyond_the_brute_force_limit() -> None:
-    n_cells = BRUTE_FORCE_LIMIT + 104
+    n_cells = BRUTE_FORCE_LIMIT + 8
     adata = AnnData(obsm={"X_any": np.random.default_rng(0).normal(size=(n_cells, 4)).astype(np.float32)})
     sc.pp.neighbors(adata, n_neighbors=10, use_rep="X_any", random_state=0)
     graph = adata.obsp["connectivities"]
