@@ -154,7 +154,9 @@ def test_first_argument_is_adata(public: Public) -> None:
 @each(CALLABLES)
 def test_at_most_three_positional_parameters(public: Public) -> None:
     positional = [
-        p.name for p in public.parameters if p.kind not in {p.KEYWORD_ONLY, p.VAR_KEYWORD} and p.kind != p.VAR_POSITIONAL
+        p.name
+        for p in public.parameters
+        if p.kind not in {p.KEYWORD_ONLY, p.VAR_KEYWORD} and p.kind != p.VAR_POSITIONAL
     ]
     assert len(positional) <= MAX_POSITIONAL, f"make keyword-only: {positional[MAX_POSITIONAL:]}"
     assert not [p.name for p in public.parameters if p.kind == p.VAR_POSITIONAL]
