@@ -1,0 +1,391 @@
+"""The estimator: FCMI with scikit-learn manners, on arrays and sparse or on-disk matrices."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from scfcmi._warn import warn
+from scfcmi.objective import Graph
+from scfcmi.source import Front, MatrixSource, as_source, read_groups, stratified_sketch
+from scfcmi.source._matrix import Block, dense
+from scfcmi.train import (
+    PRESETS,
+    MergeTree,
+    Preset,
+    Settings,
+    default_epochs,
+    embed_all,
+    make_fabric,
+    merge_tree,
+    suggest_n_clusters,
+    train,
+)
+
+from ._networks import FCMINet
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """Where cells go.
+
+    Parameters
+    ----------
+    labels
+        Cluster of each cell, 0 the largest of the fit, shape (n_cells,).
+    proba
+        Soft assignments, rows sum to one, shape (n_cells, n_clusters).
+    embedding
+        Unit-length embedding h, shape (n_cells, n_latent).
+    """
+
+    labels: NDArray[np.int64]
+    proba: NDArray[np.float32]
+    embedding: NDArray[np.float32]
+
+
+class FCMI:
+    """Fair clustering by maximising and minimising mutual information.
+
+    Implements the objective of Zeng et al., CVPR 2023 (`preset="paper"`), and by default the variant for single cells
+    that tells technical from compositional differences.
+
+    Parameters
+    ----------
+    n_clusters
+        Number of clusters; chosen from the data when absent.
+    preset
+        `"default"`, or `"paper"` for the published network, loss and schedule.
+    fairness
+        From 0, cluster only, to 1, independence of clusters and groups as in the paper; the preset's own value when
+        absent.
+    random_state
+        Seed of everything random; no global generator is touched.
+    device
+        `"auto"`, `"cpu"`, `"cuda"`, `"cuda:<index>"` or `"mps"`.
+    precision
+        Lightning Fabric's precision: `"32-true"`, `"bf16-mixed"`, `"16-mixed"` or `"64-true"`. Information terms are
+        computed in float32 in any case.
+    max_epochs
+        Passes over the training cells; the preset's rule when absent.
+    batch_size
+        Cells per step; the preset's value when absent.
+    standardize
+        Whether columns are brought to unit variance first: yes for genes, no for a representation such as principal
+        components. The paper preset never does.
+    progress_bar
+        Show one; when absent, only in a terminal or notebook.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from scfcmi.model import FCMI
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.normal(size=(200, 10)) + 6 * np.eye(10)[rng.integers(0, 3, 200)]
+    >>> groups = rng.choice(["a", "b"], 200)
+    >>> model = FCMI(3, max_epochs=20, progress_bar=False, device="cpu").fit(X, groups)
+    >>> model.predict(X).shape
+    (200,)
+    """
+
+    def __init__(
+        self,
+        n_clusters: int | None = None,
+        *,
+        preset: Preset = "default",
+        fairness: float | None = None,
+        random_state: int = 0,
+        device: str = "auto",
+        precision: str = "32-true",
+        max_epochs: int | None = None,
+        batch_size: int | None = None,
+        standardize: bool = True,
+        progress_bar: bool | None = None,
+    ) -> None:
+        self.n_clusters = n_clusters
+        self.preset = preset
+        self.fairness = fairness
+        self.random_state = random_state
+        self.device = device
+        self.precision = precision
+        self.max_epochs = max_epochs
+        self.batch_size = batch_size
+        self.standardize = standardize
+        self.progress_bar = progress_bar
+
+    def get_params(self) -> dict[str, Any]:
+        """Return the constructor's arguments by name.
+
+        Returns
+        -------
+        A new dictionary.
+
+        Examples
+        --------
+        >>> from scfcmi.model import FCMI
+        >>> FCMI(5).get_params()["n_clusters"]
+        5
+        """
+        return {name: value for name, value in vars(self).items() if not name.endswith("_")}
+
+    def fit(self, X: Any, groups: ArrayLike) -> Self:
+        """Fit to cells and their groups.
+
+        Parameters
+        ----------
+        X
+            Log-normalised expression or a representation, shape (n_cells, n_columns): array, SciPy sparse matrix, or
+            an on-disk matrix that slices by rows.
+        groups
+            Sensitive attribute of each cell, shape (n_cells,).
+
+        Returns
+        -------
+        The fitted estimator, with the attributes `n_clusters_`, `n_clusters_evidence_`, `settings_`, `history_`,
+        `stopped_`, and `assignment_` for the cells it was fitted to.
+
+        Raises
+        ------
+        ValueError
+            If a parameter or the input is not valid; the message says which.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from scfcmi.model import FCMI
+        >>> X = np.random.default_rng(0).normal(size=(100, 5))
+        >>> FCMI(2, max_epochs=2, progress_bar=False).fit(X, ["a", "b"] * 50).n_clusters_
+        2
+        """
+        source = as_source(X)
+        self.groups_ = read_groups(groups)
+        self._check(source)
+        settings = self.settings_ = self._settings(source.shape[0])
+        fabric = make_fabric(self.device, self.precision)
+        rng = np.random.default_rng(self.random_state)
+        n_clusters = self.n_clusters
+        self.n_clusters_evidence_: dict[str, Any] = {"method": "given"}
+        if n_clusters is None and not settings.uses_graph:
+            n_clusters = self._choose_with_default_preset(source, groups)
+
+        self.front_: Front | None = None
+        rows = np.arange(source.shape[0])
+        if settings.uses_graph:
+            rows = stratified_sketch(self.groups_.codes, settings.sketch_size, rng)
+        codes = self.groups_.codes[rows]
+        if settings.front == "pca":
+            self.front_ = Front.fit(source, rows, codes, settings.n_comps, standardize=self.standardize)
+            projected = self.front_.transform_all(source)
+            source = MatrixSource(projected)
+        training = source if len(rows) == source.shape[0] else MatrixSource(source.rows(rows))
+        graph = None
+        if settings.uses_graph:
+            z = dense(training.rows(np.arange(len(rows))))
+            graph = Graph.build(z, codes, settings.n_neighbors, settings.n_matches)
+
+        n_centres = settings.n_centres or n_clusters
+        assert n_centres is not None
+        if n_clusters is not None:
+            n_centres = max(n_centres, n_clusters)
+        n_centres = min(n_centres, len(rows))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.random_state)
+            self.net_ = FCMINet(
+                source.shape[1],
+                self.groups_.n,
+                n_centres,
+                n_latent=settings.n_latent or n_centres,
+                hidden=settings.hidden,
+                n_shared=settings.n_shared,
+                temperature=settings.temperature,
+            )
+        refreshed: list[Graph] = []
+
+        def refresh(embedding: NDArray[np.float32]) -> Graph:
+            assert graph is not None
+            refreshed.append(graph.with_matches_from(embedding, codes, settings.n_matches))
+            return refreshed[-1]
+
+        record = train(
+            self.net_,
+            training,
+            codes,
+            graph,
+            settings,
+            fabric,
+            random_state=self.random_state,
+            progress_bar=self.progress_bar,
+            refresh_graph=refresh if settings.uses_graph else None,
+        )
+        self.history_, self.stopped_ = record.history, {"epoch": record.epochs, "reason": record.reason}
+
+        fine_of_training = self._fine_proba(embed_all(self.net_, training)).argmax(1)
+        if graph is not None:
+            final = graph.with_matches_from(embed_all(self.net_, training), codes, settings.n_matches)
+            tree = merge_tree(fine_of_training, n_centres, final.affinity())
+            if n_clusters is None:
+                n_clusters, self.n_clusters_evidence_ = suggest_n_clusters(tree)
+            self.merge_ = tree.cut(n_clusters)
+        else:
+            self.merge_ = np.arange(n_centres)
+        self.n_clusters_ = int(n_clusters)
+        self.n_clusters_evidence_["chosen"] = self.n_clusters_
+        self._number_by_size(source)
+        return self
+
+    def assign(self, X: Any) -> Assignment:
+        """Labels, soft assignments and embedding of cells, in one pass.
+
+        Parameters
+        ----------
+        X
+            Cells with the columns of the fit, shape (n_cells, n_columns).
+
+        Returns
+        -------
+        The three arrays.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from scfcmi.model import FCMI
+        >>> X = np.random.default_rng(0).normal(size=(100, 5))
+        >>> model = FCMI(2, max_epochs=2, progress_bar=False).fit(X, ["a", "b"] * 50)
+        >>> model.assign(X).proba.shape
+        (100, 2)
+        """
+        return self._assign(self._projected(X))
+
+    def predict(self, X: Any) -> NDArray[np.int64]:
+        """Cluster of each cell.
+
+        Parameters
+        ----------
+        X
+            Cells with the columns of the fit, shape (n_cells, n_columns).
+
+        Returns
+        -------
+        Array of shape (n_cells,).
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from scfcmi.model import FCMI
+        >>> X = np.random.default_rng(0).normal(size=(100, 5))
+        >>> FCMI(2, max_epochs=2, progress_bar=False).fit(X, ["a", "b"] * 50).predict(X[:3]).shape
+        (3,)
+        """
+        return self.assign(X).labels
+
+    def predict_proba(self, X: Any) -> NDArray[np.float32]:
+        """Soft assignments p(c|x).
+
+        Parameters
+        ----------
+        X
+            Cells with the columns of the fit, shape (n_cells, n_columns).
+
+        Returns
+        -------
+        Array of shape (n_cells, n_clusters); rows sum to one.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from scfcmi.model import FCMI
+        >>> X = np.random.default_rng(0).normal(size=(100, 5))
+        >>> FCMI(2, max_epochs=2, progress_bar=False).fit(X, ["a", "b"] * 50).predict_proba(X).shape
+        (100, 2)
+        """
+        return self.assign(X).proba
+
+    def transform(self, X: Any) -> NDArray[np.float32]:
+        """Embedding h = φ(x).
+
+        Parameters
+        ----------
+        X
+            Cells with the columns of the fit, shape (n_cells, n_columns).
+
+        Returns
+        -------
+        Array of shape (n_cells, n_latent), rows of unit length.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from scfcmi.model import FCMI
+        >>> X = np.random.default_rng(0).normal(size=(100, 5))
+        >>> FCMI(2, max_epochs=2, progress_bar=False).fit(X, ["a", "b"] * 50).transform(X).shape
+        (100, 32)
+        """
+        return embed_all(self.net_, self._projected(X))
+
+    def _check(self, source: MatrixSource) -> None:
+        n = source.shape[0]
+        if len(self.groups_.codes) != n:
+            msg = f"groups has {len(self.groups_.codes)} values, but there are {n} cells."
+            raise ValueError(msg)
+        if self.preset not in PRESETS:
+            msg = f"preset={self.preset!r} is unknown: use one of {sorted(PRESETS)}."
+            raise ValueError(msg)
+        if self.n_clusters is not None and not 2 <= self.n_clusters <= n:
+            msg = f"n_clusters={self.n_clusters} must be between 2 and the number of cells, {n}."
+            raise ValueError(msg)
+        if self.fairness is not None and not 0 <= self.fairness <= 1:
+            msg = f"fairness={self.fairness} must be between 0 (cluster only) and 1 (independence)."
+            raise ValueError(msg)
+        for name in ("max_epochs", "batch_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                msg = f"{name}={value} must be at least 1."
+                raise ValueError(msg)
+
+    def _settings(self, n_cells: int) -> Settings:
+        settings = PRESETS[self.preset].with_changes(batch_size=self.batch_size, max_epochs=self.max_epochs)
+        if settings.max_epochs is None:
+            n_training = min(n_cells, settings.sketch_size)
+            settings = settings.with_changes(max_epochs=default_epochs(n_training, settings.batch_size))
+        return settings if self.fairness is None else settings.with_fairness(self.fairness)
+
+    def _choose_with_default_preset(self, source: MatrixSource, groups: ArrayLike) -> int:
+        params = self.get_params() | {"preset": "default", "fairness": None, "max_epochs": None, "batch_size": None}
+        chooser = FCMI(**params).fit(source, groups)
+        self.n_clusters_evidence_ = chooser.n_clusters_evidence_
+        return chooser.n_clusters_
+
+    def _projected(self, X: Any) -> MatrixSource:
+        source = as_source(X)
+        return source if self.front_ is None else MatrixSource(self.front_.transform_all(source))
+
+    def _fine_proba(self, embedding: NDArray[np.float32]) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            h = torch.from_numpy(embedding).to(self.net_.centres.device)
+            return self.net_.assign(h).cpu().numpy()
+
+    def _assign(self, projected: MatrixSource) -> Assignment:
+        embedding = embed_all(self.net_, projected)
+        fine = self._fine_proba(embedding)
+        merge = np.eye(self.n_clusters_, dtype=np.float32)[self.merge_]
+        return Assignment(self.merge_[fine.argmax(1)], fine @ merge, embedding)
+
+    def _number_by_size(self, projected: MatrixSource) -> None:
+        found = self._assign(projected)
+        sizes = np.bincount(found.labels, minlength=self.n_clusters_)
+        rank = np.empty(self.n_clusters_, np.int64)
+        order = np.argsort(-sizes, kind="stable")
+        rank[order] = np.arange(self.n_clusters_)
+        self.merge_ = rank[self.merge_]
+        self.assignment_ = Assignment(rank[found.labels], found.proba[:, order], found.embedding)
+        n_live = int((sizes > 0).sum())
+        if n_live < self.n_clusters_:
+            msg = (
+                f"Only {n_live} of {self.n_clusters_} clusters hold cells. Ask for fewer clusters, "
+                "let n_clusters=None choose, or lower `fairness`."
+            )
+            warn(msg)

@@ -1,0 +1,87 @@
+"""Entropies and mutual information of soft assignments, in float32 and over the batch of all processes."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+EPS = 1e-12
+
+
+def world_size() -> int:
+    """Number of processes that train together."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def global_sum(local: Tensor) -> Tensor:
+    """Sum over all processes, with gradients; the identity when there is only one."""
+    if world_size() > 1:
+        from torch.distributed.nn.functional import all_reduce
+
+        return all_reduce(local)
+    return local
+
+
+def global_mean(values: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Weighted mean over the batch of all processes; 0 when the weights vanish."""
+    values = values.float()
+    weights = torch.ones_like(values) if weights is None else weights.float()
+    return global_sum((values * weights).sum()) / global_sum(weights.sum()).clamp_min(EPS)
+
+
+def entropy(p: Tensor) -> Tensor:
+    """H = −Σ p ln p of a probability table of any shape."""
+    return -(p * p.clamp_min(EPS).log()).sum()
+
+
+def joint_table(proba: Tensor, onehot: Tensor) -> Tensor:
+    """P(c, g): soft assignments summed over the cells of each group, normalised.
+
+    Parameters
+    ----------
+    proba
+        p(c|x), shape (n_cells, n_clusters).
+    onehot
+        Group indicators, possibly weighted per cell, shape (n_cells, n_groups).
+
+    Returns
+    -------
+    Table of shape (n_clusters, n_groups) that sums to one.
+    """
+    table = global_sum(proba.float().T @ onehot.float())
+    return table / table.sum().clamp_min(EPS)
+
+
+def mutual_information(joint: Tensor) -> Tensor:
+    """I = H(rows) + H(columns) − H(joint) of a two-way table."""
+    return entropy(joint.sum(0)) + entropy(joint.sum(1)) - entropy(joint)
+
+
+def assignment_entropy(proba: Tensor) -> Tensor:
+    """H(C|X): mean entropy of the soft assignments, shape (n_cells, n_clusters) to a number."""
+    proba = proba.float()
+    return global_mean(-(proba * proba.clamp_min(EPS).log()).sum(1))
+
+
+def pair_information(proba: Tensor, partner: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """How much the cluster of a cell says about the cluster of its partner.
+
+    The table Σ w p(c|x) p(c'|x') over pairs is symmetrised, since being partners is mutual.
+
+    Parameters
+    ----------
+    proba, partner
+        Soft assignments of both ends, shape (n_pairs, n_clusters).
+    weights
+        Weight of each pair, shape (n_pairs,).
+
+    Returns
+    -------
+    I(C;C') and H(C), both over the pairs.
+    """
+    table = global_sum((proba.float() * weights.float()[:, None]).T @ partner.float())
+    table = (table + table.T) / 2
+    table = table / table.sum().clamp_min(EPS)
+    marginal = entropy(table.sum(0))
+    return 2 * marginal - entropy(table), marginal

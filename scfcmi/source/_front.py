@@ -1,0 +1,123 @@
+"""The front layer: one linear map from genes to a few directions along which cells of the same group differ."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+from scipy.sparse.linalg import eigsh
+
+from ._matrix import Block, MatrixSource, dense
+
+CLIP = 10.0
+
+
+@dataclass(frozen=True)
+class Front:
+    """Standardise, project on principal directions *within* groups, and scale every cell to the same length.
+
+    The loadings come from the covariance that is left after each group's mean is taken out, so a direction that only
+    tells groups apart is not among them; the cells themselves are not centred by group, so differences in composition
+    stay. Cells are brought to length √n_comps, because depth shows mostly as length.
+
+    Parameters
+    ----------
+    mean
+        Mean per column, shape (n_columns,).
+    scale
+        Standard deviation per column (ones when columns are not standardised), shape (n_columns,).
+    loadings
+        Orthonormal directions, shape (n_columns, n_comps).
+    """
+
+    mean: NDArray[np.float32]
+    scale: NDArray[np.float32]
+    loadings: NDArray[np.float32]
+
+    @property
+    def n_comps(self) -> int:
+        """Number of output columns."""
+        return int(self.loadings.shape[1])
+
+    @classmethod
+    def fit(
+        cls, source: MatrixSource, sketch: NDArray[np.int64], codes: NDArray[np.int64], n_comps: int, *, standardize: bool
+    ) -> Front:
+        """Estimate the map from the rows in `sketch`.
+
+        Parameters
+        ----------
+        source
+            The matrix, shape (n_cells, n_columns).
+        sketch
+            Rows to look at.
+        codes
+            Group of each of these rows, shape (n_sketch,).
+        n_comps
+            Directions wanted; fewer come back when there are fewer columns.
+        standardize
+            Whether columns are brought to unit variance, as genes should be and principal components should not.
+        """
+        block = source.rows(sketch)
+        n, n_columns = block.shape
+        mean, scale = _moments(block)
+        if standardize:
+            scale = np.where(scale > 0, scale, 1).astype(np.float32)
+            block = _clip(block, mean, scale)
+            mean, _ = _moments(block)
+        else:
+            scale = np.ones(n_columns, np.float32)
+        block = block.multiply(1 / scale).tocsr() if sp.issparse(block) else block / scale
+        gram = np.asarray(dense(block.T @ block), dtype=np.float64)
+        for group in np.unique(codes):
+            centre = np.asarray(block[codes == group].mean(axis=0), dtype=np.float64).ravel()
+            gram -= (codes == group).sum() * np.outer(centre, centre)
+        loadings = _leading_eigenvectors(gram / n, min(n_comps, n_columns))
+        return cls(mean.astype(np.float32), scale, loadings.astype(np.float32))
+
+    def transform(self, block: Block) -> NDArray[np.float32]:
+        """Map rows, shape (n_rows, n_columns), to shape (n_rows, n_comps)."""
+        if (self.scale != 1).any():
+            block = _clip(block, self.mean, self.scale)
+        weights = self.loadings / self.scale[:, None]
+        z = np.asarray(block @ weights) - self.mean @ weights
+        length = np.linalg.norm(z, axis=1, keepdims=True)
+        return (z * (np.sqrt(self.n_comps) / np.maximum(length, 1e-12))).astype(np.float32)
+
+    def transform_all(self, source: MatrixSource) -> NDArray[np.float32]:
+        """Map every row of a source, chunk by chunk."""
+        out = np.empty((source.shape[0], self.n_comps), np.float32)
+        for rows, block in source.chunks():
+            out[rows] = self.transform(block)
+        return out
+
+
+def _moments(block: Block) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    n = block.shape[0]
+    mean = np.asarray(block.mean(axis=0, dtype=np.float64)).ravel()
+    squares = block.multiply(block) if sp.issparse(block) else np.square(block)
+    second = np.asarray(squares.sum(axis=0, dtype=np.float64)).ravel() / n
+    return mean.astype(np.float32), np.sqrt(np.maximum(second - mean**2, 0)).astype(np.float32)
+
+
+def _clip(block: Block, mean: NDArray[np.float32], scale: NDArray[np.float32]) -> Block:
+    """Cap values at ten standard deviations above the mean, so that one cell cannot own a direction."""
+    cap = mean + CLIP * scale
+    if sp.issparse(block):
+        block = block.copy()
+        np.minimum(block.data, cap[block.indices], out=block.data)
+        return block
+    return np.minimum(block, cap)
+
+
+def _leading_eigenvectors(gram: NDArray[np.float64], k: int) -> NDArray[np.float64]:
+    if k >= gram.shape[0] - 1 or gram.shape[0] <= 200:
+        vectors = np.linalg.eigh(gram)[1][:, ::-1][:, :k]
+    else:
+        # A fixed start vector makes the solver repeatable.
+        values, vectors = eigsh(gram, k=k, v0=np.ones(gram.shape[0]))
+        vectors = vectors[:, np.argsort(values)[::-1]]
+    sign = np.sign(vectors[np.abs(vectors).argmax(axis=0), np.arange(k)])
+    return vectors * np.where(sign == 0, 1, sign)
