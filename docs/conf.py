@@ -30,11 +30,10 @@ extensions = [
     "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
     "sphinxcontrib.bibtex",
-    "sphinx_autodoc_typehints",
 ]
 exclude_patterns = ["_build", "**.ipynb_checkpoints", "Thumbs.db", ".DS_Store"]
 templates_path = ["_templates"]
-source_suffix = {".ipynb": "myst-nb", ".md": "myst-nb", ".rst": "restructuredtext"}
+source_suffix = {".rst": "restructuredtext", ".ipynb": "myst-nb", ".md": "myst-nb"}  # .rst first: autosummary writes that
 root_doc = "index"
 
 # API pages
@@ -47,8 +46,11 @@ napoleon_numpy_docstring = True
 napoleon_include_init_with_doc = False
 napoleon_use_param = True
 napoleon_use_rtype = True
-typehints_defaults = "braces"
-always_use_bars_union = True
+# what comes back is described in prose; napoleon would take the first line of it for a type
+napoleon_custom_sections = ["Returns"]
+autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented_params"
+python_use_unqualified_type_names = True
 bibtex_bibfiles = ["references.bib"]
 bibtex_reference_style = "author_year"
 
@@ -60,7 +62,7 @@ nitpick_ignore_regex = [(r"py:.*", r"(?!scfcmi\.).*")]
 myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 nb_execution_mode = "off"
-suppress_warnings = ["mystnb.unknown_mime_type"]
+suppress_warnings = ["mystnb.unknown_mime_type", "toc.empty_glob"]
 
 html_theme = "sphinx_book_theme"
 html_title = project
