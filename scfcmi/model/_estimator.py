@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from scfcmi._warn import warn
 from scfcmi.objective import Graph
-from scfcmi.source import Front, MatrixSource, as_source, read_groups, stratified_sketch
+from scfcmi.source import Front, Groups, MatrixSource, as_source, read_groups, stratified_sketch
 from scfcmi.source._matrix import Block, dense
 from scfcmi.train import (
     PRESETS,
@@ -132,7 +132,25 @@ class FCMI:
         """
         return {name: value for name, value in vars(self).items() if not name.endswith("_")}
 
-    def fit(self, X: Any, groups: ArrayLike) -> Self:
+    def used_params(self) -> dict[str, Any]:
+        """Return what was decided during the fit: the settings, the device and the number of clusters.
+
+        Returns
+        -------
+        A new dictionary of plain values.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from scfcmi.model import FCMI
+        >>> X = np.random.default_rng(0).normal(size=(100, 5))
+        >>> FCMI(2, max_epochs=2, progress_bar=False).fit(X, ["a", "b"] * 50).used_params()["max_epochs"]
+        2
+        """
+        settings = {name: np.array(v) if isinstance(v, tuple) else v for name, v in asdict(self.settings_).items()}
+        return settings | {"n_clusters": self.n_clusters_, "device": str(self.net_.centres.device)}
+
+    def fit(self, X: Any, groups: ArrayLike | Groups) -> Self:
         """Fit to cells and their groups.
 
         Parameters
@@ -353,7 +371,7 @@ class FCMI:
             settings = settings.with_changes(max_epochs=default_epochs(n_training, settings.batch_size))
         return settings if self.fairness is None else settings.with_fairness(self.fairness)
 
-    def _choose_with_default_preset(self, source: MatrixSource, groups: ArrayLike) -> int:
+    def _choose_with_default_preset(self, source: MatrixSource, groups: ArrayLike | Groups) -> int:
         params = self.get_params() | {"preset": "default", "fairness": None, "max_epochs": None, "batch_size": None}
         chooser = FCMI(**params).fit(source, groups)
         self.n_clusters_evidence_ = chooser.n_clusters_evidence_

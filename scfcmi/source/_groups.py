@@ -35,6 +35,11 @@ class Groups:
         return len(self.levels)
 
     @property
+    def values(self) -> NDArray[np.str_]:
+        """Name of each cell's group, shape (n_cells,)."""
+        return np.array(self.levels)[self.codes]
+
+    @property
     def counts(self) -> NDArray[np.int64]:
         """Cells per group, shape (n_groups,)."""
         return np.bincount(self.codes, minlength=self.n)
@@ -50,13 +55,14 @@ class Groups:
         return codes.astype(np.int64)
 
 
-def read_groups(values: ArrayLike, name: str = "groups") -> Groups:
+def read_groups(values: ArrayLike | Groups, name: str = "groups") -> Groups:
     """Validate and encode a sensitive attribute.
 
     Parameters
     ----------
     values
-        One value per cell, shape (n_cells,): categorical, strings, booleans or few-valued numbers.
+        One value per cell, shape (n_cells,): categorical, strings, booleans or few-valued numbers. Groups that were
+        read before are returned as they are.
     name
         What messages call it.
 
@@ -69,6 +75,8 @@ def read_groups(values: ArrayLike, name: str = "groups") -> Groups:
     ValueError
         If values are missing, if there is only one group, or if the attribute is a continuous measurement.
     """
+    if isinstance(values, Groups):
+        return values
     column = pd.Series(values).reset_index(drop=True)
     n_missing = int(column.isna().sum())
     if n_missing:

@@ -1,0 +1,213 @@
+"""The main job: fair clusters of an AnnData."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, overload
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from numpy.typing import NDArray
+
+from scfcmi._keys import DEFAULT_KEY, Keys
+from scfcmi.metrics import clustering_scores
+from scfcmi.model import FCMI
+from scfcmi.source import read_groups, select_source
+from scfcmi.source._select import DEFAULT_MASK
+from scfcmi.train import Preset
+
+
+def fair_cluster(
+    adata: AnnData,
+    sensitive_key: str,
+    n_clusters: int | None = None,
+    *,
+    use_rep: str | None = None,
+    layer: str | None = None,
+    mask_var: str | NDArray[np.bool_] | None = DEFAULT_MASK,
+    label_key: str | None = None,
+    preset: Preset = "default",
+    fairness: float | None = None,
+    key_added: str = DEFAULT_KEY,
+    random_state: int = 0,
+    device: str = "auto",
+    precision: str = "32-true",
+    max_epochs: int | None = None,
+    batch_size: int | None = None,
+    progress_bar: bool | None = None,
+    return_model: bool = False,
+    copy: bool = False,
+) -> AnnData | FCMI | tuple[AnnData, FCMI] | None:
+    """Cluster cells by what they are, not by the group they were measured in.
+
+    Trains an encoder, cluster centres and a decoder with one branch per group on the FCMI objective of Zeng et al.,
+    CVPR 2023, ‖x − θ_g(φ(x))‖² − α [H(C) − H(C|X)] + β I(G;C). The default preset measures the dependence on the group
+    only where groups overlap, and adds that neighbouring cells agree on their cluster; `preset="paper"` is the
+    published network, loss and schedule.
+
+    Parameters
+    ----------
+    adata
+        Annotated data with log-normalised expression; dense, sparse, backed, or a view.
+    sensitive_key
+        Column of `obs` with the technology, batch or donor.
+    n_clusters
+        Number of clusters. When absent it is chosen from the data; `uns[key_added]["n_clusters"]` says how.
+    use_rep
+        Entry of `obsm` to cluster instead of expression, for example `"X_pca"`.
+    layer
+        Layer with log-normalised expression, used instead of `X`.
+    mask_var
+        Column of `var` or boolean array with the genes to use. The default column is used if it exists; `None` takes
+        all genes.
+    label_key
+        Column of `obs` with curated labels. They are used for scoring alone, never in training.
+    preset
+        `"default"`, or `"paper"`.
+    fairness
+        From 0, cluster only, to 1, independence of clusters and groups; the preset's own value when absent.
+    key_added
+        Name under which results are written.
+    random_state
+        Seed. The same seed, device and versions give the same labels.
+    device
+        `"auto"`, `"cpu"`, `"cuda"`, `"cuda:<index>"` or `"mps"`.
+    precision
+        Lightning Fabric's precision, for example `"32-true"` or `"bf16-mixed"`.
+    max_epochs
+        Passes over the training cells; the preset's rule when absent.
+    batch_size
+        Cells per step; the preset's value when absent.
+    progress_bar
+        Show one; when absent, only in a terminal or notebook.
+    return_model
+        Whether to return the fitted :class:`scfcmi.model.FCMI`.
+    copy
+        Whether to work on a copy and return it.
+
+    Returns
+    -------
+    `None`, or the copy if `copy=True`, or the model if `return_model=True`, or both. Sets the following fields:
+
+    `adata.obs[key_added]` : :class:`pandas.Series` (dtype `category`)
+        Cluster labels, strings in natural order, `"0"` the largest.
+    `adata.obsm["X_" + key_added]` : :class:`numpy.ndarray` (dtype `float32`)
+        Embedding, shape (n_cells, n_latent), rows of unit length.
+    `adata.obsm[key_added + "_proba"]` : :class:`numpy.ndarray` (dtype `float32`)
+        Soft assignments, shape (n_cells, n_clusters), rows sum to one.
+    `adata.uns[key_added]` : :class:`dict`
+        `params`; `history`, one array per loss term and for I(X;C|G) and I(G;C), per epoch; `metrics`, see
+        :func:`scfcmi.metrics.clustering_scores`; `n_clusters`, how their number was chosen; `stopped`, when and why
+        training ended.
+
+    Raises
+    ------
+    KeyError
+        If a column, layer or representation does not exist.
+    ValueError
+        If the attribute has missing values, a single group or is a continuous measurement; if the matrix has NaN,
+        infinite or negative values or empty cells; if `n_clusters` or another parameter is out of range.
+
+    Examples
+    --------
+    >>> import scanpy as sc, scfcmi
+    >>> adata = scfcmi.datasets.simulated_atlas(n_cells=300, n_genes=200, random_state=0)
+    >>> sc.pp.normalize_total(adata, target_sum=1e4)
+    >>> sc.pp.log1p(adata)
+    >>> scfcmi.tl.fair_cluster(adata, sensitive_key="tech", n_clusters=4, max_epochs=5, progress_bar=False)
+    >>> adata.obsm["fair_cluster_proba"].shape
+    (300, 4)
+    """
+    keys = Keys(key_added)
+    _check_adata(adata, copy=copy)
+    groups = read_groups(_column(adata, sensitive_key, "sensitive_key"), f"adata.obs[{sensitive_key!r}]")
+    labels = None if label_key is None else _labels(adata, label_key)
+    source, _ = select_source(adata, use_rep=use_rep, layer=layer, mask_var=mask_var)
+    model = FCMI(
+        n_clusters,
+        preset=preset,
+        fairness=fairness,
+        random_state=random_state,
+        device=device,
+        precision=precision,
+        max_epochs=max_epochs,
+        batch_size=batch_size,
+        standardize=use_rep is None or use_rep == "X",
+        progress_bar=progress_bar,
+    )
+    model.fit(source, groups)
+    found = model.assignment_
+    clusters = _categorical(found.labels)
+    uns = {
+        "params": _storable(
+            model.get_params()
+            | model.used_params()
+            | {
+                "sensitive_key": sensitive_key,
+                "label_key": label_key,
+                "use_rep": use_rep,
+                "layer": layer,
+                "n_vars": source.shape[1],
+            }
+        ),
+        "history": model.history_,
+        "metrics": clustering_scores(clusters, groups.values, labels),
+        "n_clusters": model.n_clusters_evidence_,
+        "stopped": model.stopped_,
+    }
+    target = adata.copy() if copy else adata
+    if target.is_view:
+        target._init_as_actual(target.copy())  # as scanpy does: writing to a view makes it an object of its own
+    target.obs[keys.labels] = pd.Series(clusters, index=target.obs_names)
+    target.obsm[keys.embedding] = found.embedding
+    target.obsm[keys.proba] = found.proba
+    target.uns[keys.uns] = uns
+    if copy:
+        return (target, model) if return_model else target
+    return model if return_model else None
+
+
+def _check_adata(adata: AnnData, *, copy: bool) -> None:
+    if not isinstance(adata, AnnData):
+        msg = f"adata must be an AnnData, not {type(adata).__name__}. For arrays use `scfcmi.model.FCMI`."
+        raise TypeError(msg)
+    if adata.n_obs == 0:
+        msg = "adata has no cells."
+        raise ValueError(msg)
+    if not adata.obs_names.is_unique:
+        first = adata.obs_names[adata.obs_names.duplicated()][0]
+        msg = f"adata.obs_names has duplicates (first {first!r}). Run `adata.obs_names_make_unique()` first."
+        raise ValueError(msg)
+    if copy and adata.isbacked:
+        msg = "copy=True is not possible for backed data. Use copy=False, or `adata.to_memory()` first."
+        raise ValueError(msg)
+
+
+def _column(adata: AnnData, key: str, argument: str) -> pd.Series:
+    if key not in adata.obs:
+        msg = f"{argument}={key!r} is not a column of adata.obs; there are {[str(c) for c in adata.obs.columns]}."
+        raise KeyError(msg)
+    return adata.obs[key]
+
+
+def _labels(adata: AnnData, label_key: str) -> pd.Series:
+    labels = _column(adata, label_key, "label_key")
+    n_missing = int(labels.isna().sum())
+    if n_missing:
+        msg = (
+            f"label_key={label_key!r} has {n_missing} missing values. Score without them: cluster without label_key, "
+            "then run `scfcmi.tl.evaluate` on the labelled cells."
+        )
+        raise ValueError(msg)
+    return labels
+
+
+def _categorical(labels: NDArray[np.int64]) -> pd.Categorical:
+    """Integer labels to strings, live clusters only, in natural order."""
+    live, codes = np.unique(labels, return_inverse=True)
+    return pd.Categorical.from_codes(codes, categories=[str(k) for k in live])
+
+
+def _storable(values: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what was not set: files have no word for None."""
+    return {name: value for name, value in values.items() if value is not None}
