@@ -49,20 +49,22 @@ napoleon_use_rtype = True
 # what comes back is described in prose; napoleon would take the first line of it for a type
 napoleon_custom_sections = ["Returns"]
 autodoc_typehints = "description"
-autodoc_typehints_description_target = "documented_params"
+autodoc_typehints_description_target = "documented"
+autodoc_type_aliases = {"ArrayLike": "numpy.typing.ArrayLike"}
 python_use_unqualified_type_names = True
 bibtex_bibfiles = ["references.bib"]
 bibtex_reference_style = "author_year"
 
-# every reference into this package has to resolve; those into others would need their inventories from the network
+# every reference to a public name of this package has to resolve; those into other packages would need their inventories
+# from the network, and private modules appear in annotations only
 nitpicky = True
-nitpick_ignore_regex = [(r"py:.*", r"(?!scfcmi\.).*")]
+nitpick_ignore_regex = [(r"py:.*", r"(?!scfcmi\.(datasets|metrics|model|pl|tl)\.[A-Za-z]).*")]
 
 # pages
 myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 nb_execution_mode = "off"
-suppress_warnings = ["mystnb.unknown_mime_type", "toc.empty_glob"]
+suppress_warnings = ["mystnb.unknown_mime_type"]
 
 html_theme = "sphinx_book_theme"
 html_title = project
