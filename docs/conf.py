@@ -33,7 +33,7 @@ extensions = [
 ]
 exclude_patterns = ["_build", "**.ipynb_checkpoints", "Thumbs.db", ".DS_Store"]
 templates_path = ["_templates"]
-source_suffix = {".rst": "restructuredtext", ".ipynb": "myst-nb", ".md": "myst-nb"}  # .rst first: autosummary writes that
+source_suffix = {".rst": "restructuredtext", ".ipynb": "myst-nb", ".md": "myst-nb"}  # autosummary writes the first
 root_doc = "index"
 
 # API pages
@@ -55,8 +55,8 @@ python_use_unqualified_type_names = True
 bibtex_bibfiles = ["references.bib"]
 bibtex_reference_style = "author_year"
 
-# every reference to a public name of this package has to resolve; those into other packages would need their inventories
-# from the network, and private modules appear in annotations only
+# every reference to a public name of this package has to resolve; those into other packages would need their
+# inventories from the network, and private modules appear in annotations only
 nitpicky = True
 nitpick_ignore_regex = [(r"py:.*", r"(?!scfcmi\.(datasets|metrics|model|pl|tl)\.[A-Za-z]).*")]
 
