@@ -1,0 +1,16 @@
+"""How a clustering is judged: arrays of labels in, a number or a table out."""
+
+from ._agreement import clustering_accuracy, f_beta
+from ._fairness import balance, cluster_composition, conditional_fairness, mnce, nce
+from ._scores import clustering_scores
+
+__all__ = [
+    "balance",
+    "cluster_composition",
+    "clustering_accuracy",
+    "clustering_scores",
+    "conditional_fairness",
+    "f_beta",
+    "mnce",
+    "nce",
+]

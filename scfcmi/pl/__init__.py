@@ -1,0 +1,3 @@
+"""Figures from what `scfcmi.tl` wrote."""
+
+__all__: list[str] = []

@@ -1,0 +1,7 @@
+"""Functions on AnnData: cluster, score, map."""
+
+from ._evaluate import Evaluation, evaluate
+from ._fair_cluster import fair_cluster
+from ._umap import umap
+
+__all__ = ["Evaluation", "evaluate", "fair_cluster", "umap"]

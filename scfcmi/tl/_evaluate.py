@@ -1,0 +1,103 @@
+"""Scores of a clustering that stands in `obs`, whatever made it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import pandas as pd
+from anndata import AnnData
+
+from scfcmi.metrics import cluster_composition, clustering_scores
+
+
+class Evaluation(NamedTuple):
+    """What :func:`scfcmi.tl.evaluate` returns.
+
+    Parameters
+    ----------
+    summary
+        One row with the scores of the whole clustering.
+    per_cluster
+        One row per cluster; see :func:`scfcmi.metrics.cluster_composition`.
+    """
+
+    summary: pd.DataFrame
+    per_cluster: pd.DataFrame
+
+
+def evaluate(
+    adata: AnnData, cluster_key: str, sensitive_key: str, *, label_key: str | None = None, beta: float = 1.0
+) -> Evaluation:
+    """Score any clustering for fairness and, where reference labels are known, for agreement with them.
+
+    Only `obs` is read, and nothing is written, so that views and backed data work as well. Clusters may come from any
+    method. To compare several, concatenate their summaries.
+
+    Parameters
+    ----------
+    adata
+        Annotated data.
+    cluster_key
+        Column of `obs` with the clusters.
+    sensitive_key
+        Column of `obs` with the technology, batch or donor.
+    label_key
+        Column of `obs` with reference labels, for example curated cell types.
+    beta
+        Weight of fairness in :func:`scfcmi.metrics.f_beta`.
+
+    Returns
+    -------
+    A named tuple `(summary, per_cluster)` of :class:`pandas.DataFrame`. `summary` has one row, named `cluster_key`,
+    with `n_cells`, `n_clusters` and the scores of :func:`scfcmi.metrics.clustering_scores`. `per_cluster` is
+    :func:`scfcmi.metrics.cluster_composition`: size, group shares and entropy ratio of every cluster.
+
+    Raises
+    ------
+    KeyError
+        If a column does not exist.
+    ValueError
+        If a column has missing values, or the sensitive attribute a single value.
+
+    Examples
+    --------
+    >>> import anndata as ad, pandas as pd, scfcmi as sf
+    >>> obs = pd.DataFrame({"leiden": list("001122"), "tech": list("abaabb"), "type": list("TTBBKK")})
+    >>> result = sf.tl.evaluate(ad.AnnData(obs=obs.set_index("c" + obs.index.astype(str))), "leiden", "tech")
+    >>> result.summary
+            n_cells  n_clusters  mnce  balance       nce
+    leiden        6           3   0.0      0.0  0.333333
+    >>> result.per_cluster["entropy_ratio"].round(2).tolist()
+    [1.0, 0.0, 0.0]
+    """
+    clusters = _column(adata, cluster_key, "cluster_key")
+    groups = _column(adata, sensitive_key, "sensitive_key")
+    labels = None if label_key is None else _column(adata, label_key, "label_key")
+    if groups.nunique() < 2:
+        msg = (
+            f"sensitive_key={sensitive_key!r} has a single value, {groups.iloc[0]!r}: fairness towards a single group "
+            "is not defined. Choose a column with two or more groups."
+        )
+        raise ValueError(msg)
+    per_cluster = cluster_composition(clusters, groups)
+    scores = clustering_scores(clusters, groups, labels, beta=beta)
+    counts = {"n_cells": len(clusters), "n_clusters": len(per_cluster)}
+    return Evaluation(pd.DataFrame(counts | scores, index=pd.Index([cluster_key])), per_cluster)
+
+
+def _column(adata: AnnData, key: str, argument: str) -> pd.Series:
+    if key not in adata.obs:
+        msg = f"{argument}={key!r} is not a column of adata.obs; there are {[str(c) for c in adata.obs.columns]}."
+        raise KeyError(msg)
+    column = adata.obs[key]
+    if column.empty:
+        msg = "adata has no cells."
+        raise ValueError(msg)
+    missing = column.isna().to_numpy()
+    if missing.any():
+        msg = (
+            f"{argument}={key!r} has {int(missing.sum())} missing values, the first in cell "
+            f"{column.index[missing.argmax()]!r}. Score the other cells: adata[adata.obs[{key!r}].notna()]."
+        )
+        raise ValueError(msg)
+    return column
