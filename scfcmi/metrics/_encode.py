@@ -74,7 +74,7 @@ def _column(values: ArrayLike, name: str) -> pd.Series:
 def _encode(column: pd.Series) -> Coded:
     if isinstance(column.dtype, pd.CategoricalDtype):
         column = column.cat.remove_unused_categories()
-        return Coded(column.cat.codes.to_numpy(np.int64), list(column.cat.categories))
+        return Coded(column.cat.codes.to_numpy().astype(np.int64), list(column.cat.categories))
     codes, found = pd.factorize(column)
     levels = natural_order(found)
     rank = {level: position for position, level in enumerate(levels)}

@@ -1,3 +1,8 @@
 """Figures from what `scfcmi.tl` wrote."""
 
-__all__: list[str] = []
+from ._composition import composition
+from ._n_clusters import n_clusters
+from ._training import training
+from ._umap import umap
+
+__all__ = ["composition", "n_clusters", "training", "umap"]
