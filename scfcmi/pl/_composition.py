@@ -43,8 +43,9 @@ def composition(
     """Group shares of every cluster beside those of all cells.
 
     The cluster whose group entropy is lowest, and that so sets MNCE, is outlined. Where it holds a cell type that
-    only some groups have, this is biology and no lack of correction. Beyond 18 groups the smaller ones are drawn
-    as one; cells without a cluster or group are left out.
+    only some groups have, this is biology and no lack of correction. Beyond 18 groups those with the largest share in
+    any cluster have colours of their own, and the others are drawn as one. Cells without a cluster or group are left
+    out.
 
     Parameters
     ----------
@@ -120,10 +121,10 @@ def composition(
 
 
 def _lump(shares: pd.DataFrame, colors: dict[str, str]) -> tuple[pd.DataFrame, dict[str, str]]:
-    """Keep the largest groups overall and add up the others."""
+    """Keep the groups that have the largest share in any row, and add up the others."""
     if shares.shape[1] <= MAX_GROUPS:
         return shares, colors
-    largest = set(shares.iloc[0].nlargest(MAX_GROUPS - 1).index)
+    largest = set(shares.max().nlargest(MAX_GROUPS - 1).index)
     kept = [name for name in shares.columns if name in largest]
     rest = [name for name in shares.columns if name not in largest]
     other = f"{len(rest)} others"

@@ -76,6 +76,6 @@ def n_clusters(
         axis.text(0.99, threshold, "threshold", transform=place, ha="right", va="bottom", fontsize=SMALL, color="0.4")
     axis.set_title(f"{chosen} clusters, chosen by {method}")
     axis.set(xlabel="number of clusters", ylabel=method)
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     despine(axis)
     return axis if should_return(show=show, own_figure=ax is None) else None

@@ -90,7 +90,7 @@ def training(
     axes[1].set_ylabel("nats")
     for one in axes:
         one.set_xlabel("epoch")
-        one.xaxis.set_major_locator(MaxNLocator(integer=True))
+        one.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
         despine(one)
     if stopped is not None:
         _mark_end(axes, stopped)
@@ -118,5 +118,5 @@ def _mark_end(axes: Sequence[Axes], stopped: Mapping[str, object]) -> None:
     epoch, reason = int(str(stopped["epoch"])), str(stopped["reason"])
     for one in axes:
         one.axvline(epoch, color="0.6", linestyle=":", lw=1, zorder=0)
-    said = textwrap.fill(f"ended after epoch {epoch}: {reason}", 60)
+    said = textwrap.fill(f"ended after epoch {epoch}: {reason}", 70)
     axes[0].set_xlabel(f"epoch\n{said}", fontsize=SMALL + 1)

@@ -129,7 +129,7 @@ def umap(
         n_across, n_down = min(ncols, len(panels)), -(-len(panels) // ncols)
         across = [max(panel.extra_width for panel in panels[i::ncols]) for i in range(n_across)]
         axes = new_axes(len(panels), ncols=ncols, width=sum(across) + n_across * PANEL, height=n_down * (PANEL + 0.2))
-    area = float(np.clip(60_000 / len(xy), 1.0, 40.0)) if size is None else size
+    area = float(np.clip(40_000 / len(xy), 1.0, 25.0)) if size is None else size
     order = np.random.default_rng(0).permutation(len(xy))
     for one, panel in zip(axes, panels, strict=True):
         _draw(one, xy, panel, order, area)
@@ -174,19 +174,20 @@ def _values(adata: AnnData, name: str, keys: Keys) -> pd.Series:
 
 def _draw(ax: Axes, xy: NDArray, panel: _Panel, order: NDArray[np.int64], area: float) -> None:
     style: dict[str, Any] = {"s": area, "linewidths": 0, "rasterized": True}
+    x, y = xy[:, 0], xy[:, 1]
     missing = panel.values.isna().to_numpy()
     behind, front = order[missing[order]], order[~missing[order]]
-    ax.scatter(*xy[behind].T, color=MISSING_COLOR, **style)
+    ax.scatter(x[behind], y[behind], color=MISSING_COLOR, **style)
     if panel.colors:
         palette = np.array([panel.colors[category] for category in panel.values.cat.categories], dtype=object)
         codes = panel.values.cat.codes.to_numpy()
-        ax.scatter(*xy[front].T, c=palette[codes[front]].tolist(), **style)
+        ax.scatter(x[front], y[front], c=palette[codes[front]].tolist(), **style)
         if panel.on_data:
             _name_clusters(ax, xy, panel)
         else:
             _legend(ax, panel)
     else:
-        points = ax.scatter(*xy[front].T, c=panel.values.to_numpy(float)[front], cmap="viridis", **style)
+        points = ax.scatter(x[front], y[front], c=panel.values.to_numpy(float)[front], cmap="viridis", **style)
         if len(front):
             ax.figure.colorbar(points, ax=ax, shrink=0.6, pad=0.02)
     ax.set(title=panel.name, xlabel="UMAP 1", ylabel="UMAP 2", xticks=[], yticks=[])
