@@ -1,0 +1,9 @@
+"""Data to try things on: simulators, which need no network, and public data sets, which are downloaded and checked."""
+
+from __future__ import annotations
+
+from ._atlas import mouse_atlas_like, simulated_atlas
+from ._fetch import REGISTRY, RemoteFile, fetch
+from ._public import cell_mixture
+
+__all__ = ["REGISTRY", "RemoteFile", "cell_mixture", "fetch", "mouse_atlas_like", "simulated_atlas"]
