@@ -52,7 +52,9 @@ def table(rows: Coded, columns: Coded) -> NDArray[np.int64]:
 
 
 def _column(values: ArrayLike, name: str) -> pd.Series:
-    if not isinstance(values, pd.Series | pd.Categorical | pd.Index):
+    if isinstance(values, list | tuple) and not any(np.ndim(value) for value in values):
+        values = pd.Series(values)  # numpy would turn a missing value among strings into the string "nan"
+    elif not isinstance(values, pd.Series | pd.Categorical | pd.Index):
         values = np.asarray(values)
     if np.ndim(values) != 1:
         msg = f"{name} needs one value per cell, shape (n_cells,), but it has shape {np.shape(values)}."
