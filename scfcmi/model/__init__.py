@@ -2,4 +2,4 @@
 
 from ._estimator import FCMI, Assignment
 
-__all__ = ["FCMI", "Assignment"]
+__all__ = ["Assignment", "FCMI"]

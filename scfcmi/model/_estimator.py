@@ -7,19 +7,21 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+from lightning_fabric import Fabric
 from numpy.typing import ArrayLike, NDArray
 
 from scfcmi._warn import warn
-from scfcmi.objective import Graph
+from scfcmi.objective import align, merge_affinity
 from scfcmi.source import Front, Groups, MatrixSource, as_source, read_groups, stratified_sketch
-from scfcmi.source._matrix import Block, dense
+from scfcmi.source._matrix import dense
 from scfcmi.train import (
     PRESETS,
-    MergeTree,
     Preset,
     Settings,
+    Targets,
     default_epochs,
     embed_all,
+    kmeans_centres,
     make_fabric,
     merge_tree,
     suggest_n_clusters,
@@ -182,78 +184,88 @@ class FCMI:
         source = as_source(X)
         self.groups_ = read_groups(groups)
         self._check(source)
-        settings = self.settings_ = self._settings(source.shape[0])
+        self.settings_ = self._settings(source.shape[0])
         fabric = make_fabric(self.device, self.precision)
-        rng = np.random.default_rng(self.random_state)
-        n_clusters = self.n_clusters
-        self.n_clusters_evidence_: dict[str, Any] = {"method": "given"}
-        if n_clusters is None and not settings.uses_graph:
-            n_clusters = self._choose_with_default_preset(source, groups)
+        if self.settings_.consensus:
+            projected = self._fit_by_consensus(source, fabric)
+        else:
+            projected = self._fit_as_published(source, fabric)
+        self.n_clusters_evidence_["chosen"] = self.n_clusters_
+        self._number_by_size(projected)
+        return self
 
-        self.front_: Front | None = None
-        rows = np.arange(source.shape[0])
-        if settings.uses_graph:
-            rows = stratified_sketch(self.groups_.codes, settings.sketch_size, rng)
+    def _fit_by_consensus(self, source: MatrixSource, fabric: Fabric) -> MatrixSource:
+        """Align a sketch, learn its small clusters, merge them."""
+        settings = self.settings_
+        rows = stratified_sketch(self.groups_.codes, settings.sketch_size, np.random.default_rng(self.random_state))
         codes = self.groups_.codes[rows]
-        if settings.front == "pca":
-            self.front_ = Front.fit(source, rows, codes, settings.n_comps, standardize=self.standardize)
-            projected = self.front_.transform_all(source)
-            source = MatrixSource(projected)
-        training = source if len(rows) == source.shape[0] else MatrixSource(source.rows(rows))
-        graph = None
-        if settings.uses_graph:
-            z = dense(training.rows(np.arange(len(rows))))
-            graph = Graph.build(z, codes, settings.n_neighbors, settings.n_matches)
+        self.front_ = Front.fit(source, rows, codes, settings.n_comps, standardize=self.standardize)
+        projected = MatrixSource(self.front_.transform_all(source))
+        sketch = dense(projected.rows(rows))
+        position = align(
+            sketch,
+            codes,
+            n_neighbors=settings.n_align_neighbors,
+            n_matches=settings.n_align_matches,
+            strength=settings.align_strength,
+        )
+        n_fine = min(max(settings.n_fine, self.n_clusters or 0), len(rows))
+        centres = kmeans_centres(position, n_fine, random_state=self.random_state, n_init=1)
+        self._make_net(self.front_.n_comps, self.front_.n_comps, centres)
+        self._train(MatrixSource(sketch), codes, Targets(position, centres), fabric)
+        fine = self._fine_proba(embed_all(self.net_, MatrixSource(sketch))).argmax(1)
+        affinity = merge_affinity(position, codes, settings.n_neighbors, settings.n_matches, settings.n_joint)
+        tree = merge_tree(fine, n_fine, affinity)
+        if self.n_clusters is None:
+            self.n_clusters_, self.n_clusters_evidence_ = suggest_n_clusters(tree)
+        else:
+            self.n_clusters_, self.n_clusters_evidence_ = int(self.n_clusters), {"method": "given"}
+        self.merge_ = tree.cut(self.n_clusters_)
+        return projected
 
-        n_centres = settings.n_centres or n_clusters
-        assert n_centres is not None
-        if n_clusters is not None:
-            n_centres = max(n_centres, n_clusters)
-        n_centres = min(n_centres, len(rows))
+    def _fit_as_published(self, source: MatrixSource, fabric: Fabric) -> MatrixSource:
+        """Train on the columns as they are, with as many centres as clusters."""
+        if self.n_clusters is None:
+            params = self.get_params() | {"preset": "default", "fairness": None, "max_epochs": None, "batch_size": None}
+            chooser = FCMI(**params).fit(source, self.groups_)
+            self.n_clusters_, self.n_clusters_evidence_ = chooser.n_clusters_, chooser.n_clusters_evidence_
+        else:
+            self.n_clusters_, self.n_clusters_evidence_ = int(self.n_clusters), {"method": "given"}
+        self.front_ = None
+        self._make_net(source.shape[1], self.n_clusters_, None)
+        self._train(source, self.groups_.codes, None, fabric)
+        self.merge_ = np.arange(self.n_clusters_)
+        return source
+
+    def _make_net(self, n_input: int, n_latent: int, centres: NDArray[np.float32] | None) -> None:
+        settings = self.settings_
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.random_state)
+            torch.default_generator.manual_seed(self.random_state)
             self.net_ = FCMINet(
-                source.shape[1],
+                n_input,
                 self.groups_.n,
-                n_centres,
-                n_latent=settings.n_latent or n_centres,
+                n_latent if centres is None else len(centres),
+                n_latent=n_latent,
                 hidden=settings.hidden,
                 n_shared=settings.n_shared,
                 temperature=settings.temperature,
             )
-        refreshed: list[Graph] = []
+        if centres is not None:
+            with torch.no_grad():
+                self.net_.centres.copy_(torch.from_numpy(centres))
 
-        def refresh(embedding: NDArray[np.float32]) -> Graph:
-            assert graph is not None
-            refreshed.append(graph.with_matches_from(embedding, codes, settings.n_matches))
-            return refreshed[-1]
-
+    def _train(self, source: MatrixSource, codes: NDArray[np.int64], targets: Targets | None, fabric: Fabric) -> None:
         record = train(
             self.net_,
-            training,
+            source,
             codes,
-            graph,
-            settings,
+            targets,
+            self.settings_,
             fabric,
             random_state=self.random_state,
             progress_bar=self.progress_bar,
-            refresh_graph=refresh if settings.uses_graph else None,
         )
         self.history_, self.stopped_ = record.history, {"epoch": record.epochs, "reason": record.reason}
-
-        fine_of_training = self._fine_proba(embed_all(self.net_, training)).argmax(1)
-        if graph is not None:
-            final = graph.with_matches_from(embed_all(self.net_, training), codes, settings.n_matches)
-            tree = merge_tree(fine_of_training, n_centres, final.affinity())
-            if n_clusters is None:
-                n_clusters, self.n_clusters_evidence_ = suggest_n_clusters(tree)
-            self.merge_ = tree.cut(n_clusters)
-        else:
-            self.merge_ = np.arange(n_centres)
-        self.n_clusters_ = int(n_clusters)
-        self.n_clusters_evidence_["chosen"] = self.n_clusters_
-        self._number_by_size(source)
-        return self
 
     def assign(self, X: Any) -> Assignment:
         """Labels, soft assignments and embedding of cells, in one pass.
@@ -340,7 +352,7 @@ class FCMI:
         >>> from scfcmi.model import FCMI
         >>> X = np.random.default_rng(0).normal(size=(100, 5))
         >>> FCMI(2, max_epochs=2, progress_bar=False).fit(X, ["a", "b"] * 50).transform(X).shape
-        (100, 32)
+        (100, 5)
         """
         return embed_all(self.net_, self._projected(X))
 
@@ -365,17 +377,11 @@ class FCMI:
                 raise ValueError(msg)
 
     def _settings(self, n_cells: int) -> Settings:
-        settings = PRESETS[self.preset].with_changes(batch_size=self.batch_size, max_epochs=self.max_epochs)
-        if settings.max_epochs is None:
-            n_training = min(n_cells, settings.sketch_size)
-            settings = settings.with_changes(max_epochs=default_epochs(n_training, settings.batch_size))
-        return settings if self.fairness is None else settings.with_fairness(self.fairness)
-
-    def _choose_with_default_preset(self, source: MatrixSource, groups: ArrayLike | Groups) -> int:
-        params = self.get_params() | {"preset": "default", "fairness": None, "max_epochs": None, "batch_size": None}
-        chooser = FCMI(**params).fit(source, groups)
-        self.n_clusters_evidence_ = chooser.n_clusters_evidence_
-        return chooser.n_clusters_
+        settings = PRESETS[self.preset].with_changes(
+            batch_size=self.batch_size, max_epochs=self.max_epochs, fairness=self.fairness
+        )
+        n_training = min(n_cells, settings.sketch_size) if settings.consensus else n_cells
+        return settings.with_changes(max_epochs=settings.max_epochs or default_epochs(n_training, settings.batch_size))
 
     def _projected(self, X: Any) -> MatrixSource:
         source = as_source(X)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -18,7 +17,7 @@ class GlobalBatchNorm1d(nn.BatchNorm1d):
     PyTorch's synchronised version needs CUDA; with one process this is `torch.nn.BatchNorm1d`.
     """
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002, D102
+    def forward(self, input: Tensor) -> Tensor:
         if not self.training or world_size() == 1:
             return super().forward(input)
         count = global_sum(torch.tensor(float(len(input)), device=input.device))
@@ -39,28 +38,8 @@ def _trunk(sizes: Sequence[int], *, norm: bool) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-class GroupLinear(nn.Module):
-    """One linear layer per group, applied to all groups in a single batched product.
-
-    Parameters
-    ----------
-    n_groups, n_in, n_out
-        Branches, input and output width.
-    """
-
-    def __init__(self, n_groups: int, n_in: int, n_out: int) -> None:
-        super().__init__()
-        bound = 1 / math.sqrt(n_in)
-        self.weight = nn.Parameter(torch.empty(n_groups, n_in, n_out).uniform_(-bound, bound))
-        self.bias = nn.Parameter(torch.empty(n_groups, 1, n_out).uniform_(-bound, bound))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map shape (n_groups, n_rows, n_in) to (n_groups, n_rows, n_out)."""
-        return torch.baddbmm(self.bias, x, self.weight)
-
-
 class BranchedDecoder(nn.Module):
-    """θ_g(h): a shared stage, then a branch for every group.
+    """θ_g(h) as published: a shared stage, then a full branch for every group.
 
     Parameters
     ----------
@@ -74,26 +53,50 @@ class BranchedDecoder(nn.Module):
 
     def __init__(self, shared: Sequence[int], branch: Sequence[int], n_groups: int) -> None:
         super().__init__()
-        self.n_groups = n_groups
         self.shared = _trunk(shared, norm=False)
-        layers: list[nn.Module] = []
-        widths = list(zip(branch[:-1], branch[1:], strict=True))
-        for i, (n_in, n_out) in enumerate(widths):
-            layers += [GroupLinear(n_groups, n_in, n_out), *([nn.ReLU()] if i < len(widths) - 1 else [])]
-        self.branches = nn.Sequential(*layers)
+        self.branches = nn.ModuleList(
+            nn.Sequential(*_trunk(branch[:-1], norm=False), nn.Linear(branch[-2], branch[-1])) for _ in range(n_groups)
+        )
 
     def forward(self, h: Tensor, codes: Tensor) -> Tensor:
         """Decode each row of `h`, shape (n, m), through the branch of its group."""
         order = torch.argsort(codes, stable=True)
-        counts = torch.bincount(codes, minlength=self.n_groups)
-        start = counts.cumsum(0) - counts
-        sorted_codes = codes[order]
-        slot = torch.arange(len(codes), device=h.device) - start[sorted_codes]
-        stage = self.shared(h)
-        padded = stage.new_zeros(self.n_groups, int(counts.max()), stage.shape[1])
-        padded[sorted_codes, slot] = stage[order]
-        decoded = self.branches(padded)[sorted_codes, slot]
+        counts = torch.bincount(codes, minlength=len(self.branches)).tolist()
+        parts = self.shared(h)[order].split(counts)
+        # Full branches differ in their number of cells: padding them to one product costs more than this loop.
+        decoded = torch.cat([branch(part) for branch, part in zip(self.branches, parts, strict=True)])
         return decoded[torch.argsort(order)]
+
+
+class AffineDecoder(nn.Module):
+    """θ_g(h) with one network for all groups, whose hidden units and outputs each group scales and shifts.
+
+    Its cost does not depend on the number of groups, and a group of few cells has few numbers to learn.
+
+    Parameters
+    ----------
+    widths
+        From the embedding to the output.
+    n_groups
+        Levels of the sensitive attribute.
+    """
+
+    def __init__(self, widths: Sequence[int], n_groups: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        self.scale = nn.ParameterList(torch.ones(n_groups, width) for width in widths[1:])
+        self.shift = nn.ParameterList(torch.zeros(n_groups, width) for width in widths[1:])
+
+    def forward(self, h: Tensor, codes: Tensor) -> Tensor:
+        """Decode each row of `h`, shape (n, m), with the scales and shifts of its group."""
+        onehot = F.one_hot(codes, len(self.scale[0])).to(
+            h.dtype
+        )  # a product, because indexing is not repeatable on GPUs
+        for i, layer in enumerate(self.layers):
+            h = layer(h) * (onehot @ self.scale[i]) + onehot @ self.shift[i]
+            if i < len(self.layers) - 1:
+                h = F.relu(h)
+        return h
 
 
 class FCMINet(nn.Module):
@@ -112,7 +115,8 @@ class FCMINet(nn.Module):
     hidden
         Widths of the encoder's trunk.
     n_shared
-        How many of the decoder's mirrored layers, counted from the embedding, are shared by the groups.
+        How many of the decoder's mirrored layers, counted from the embedding, are shared before full branches part; if
+        absent, groups differ by scales and shifts alone.
     temperature
         τ in p(c|x) = softmax(h·Uᵀ/τ).
     """
@@ -125,7 +129,7 @@ class FCMINet(nn.Module):
         *,
         n_latent: int,
         hidden: Sequence[int],
-        n_shared: int,
+        n_shared: int | None,
         temperature: float,
     ) -> None:
         super().__init__()
@@ -133,7 +137,11 @@ class FCMINet(nn.Module):
         self.trunk = _trunk([n_input, *hidden], norm=True)
         self.head = nn.Linear(hidden[-1], n_latent)
         mirrored = [n_latent, *reversed(hidden), n_input]
-        self.decoder = BranchedDecoder(mirrored[: n_shared + 1], mirrored[n_shared:], n_groups)
+        self.decoder = (
+            AffineDecoder(mirrored, n_groups)
+            if n_shared is None
+            else BranchedDecoder(mirrored[: n_shared + 1], mirrored[n_shared:], n_groups)
+        )
         self.centres = nn.Parameter(F.normalize(torch.randn(n_centres, n_latent), dim=1))
 
     def embed(self, x: Tensor) -> Tensor:
@@ -144,7 +152,7 @@ class FCMINet(nn.Module):
         """p(c|x) from embeddings, shape (n, n_centres)."""
         return F.softmax(h @ F.normalize(self.centres, dim=1).T / self.temperature, dim=1)
 
-    def forward(self, x: Tensor, codes: Tensor, n_decode: int) -> tuple[Tensor, Tensor]:
-        """Soft assignments of all rows, and the reconstruction of the first `n_decode`."""
+    def forward(self, x: Tensor, codes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Embedding, soft assignments, and reconstruction through the branch of each cell's group."""
         h = self.embed(x)
-        return self.assign(h), self.decoder(h[:n_decode], codes[:n_decode])
+        return h, self.assign(h), self.decoder(h, codes)

@@ -1,6 +1,7 @@
-"""What is optimised: information terms on the joint table of clusters and groups, and who should agree with whom."""
+"""What is optimised: information terms on the joint table of clusters and groups, and where cells should meet."""
 
-from ._graph import Graph
+from ._alignment import align
+from ._graph import merge_affinity, mutual_matches, nearest, neighbours_within
 from ._information import (
     assignment_entropy,
     entropy,
@@ -8,23 +9,23 @@ from ._information import (
     global_sum,
     joint_table,
     mutual_information,
-    pair_information,
     world_size,
 )
-from ._terms import Pairs, agreement_terms, fcmi_terms, matched_independence
+from ._terms import consensus_terms, fcmi_terms
 
 __all__ = [
-    "Graph",
-    "Pairs",
-    "agreement_terms",
+    "align",
     "assignment_entropy",
+    "consensus_terms",
     "entropy",
     "fcmi_terms",
     "global_mean",
     "global_sum",
     "joint_table",
-    "matched_independence",
+    "merge_affinity",
     "mutual_information",
-    "pair_information",
+    "mutual_matches",
+    "nearest",
+    "neighbours_within",
     "world_size",
 ]

@@ -1,96 +1,150 @@
-"""Who should agree with whom: neighbours within a group, mutual nearest neighbours across groups."""
+"""Who is whose neighbour: within a group, across groups, and among all cells."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
 import scipy.sparse as sp
+import torch
 from numpy.typing import NDArray
-from sklearn.neighbors import NearestNeighbors
+
+# Distances held at once, in entries; more groups than this are matched against all other cells together.
+BLOCK = 2**25
+MAX_PAIRED_GROUPS = 16
 
 
-@dataclass(frozen=True)
-class Graph:
-    """Partners of every cell.
+def nearest(
+    queries: NDArray[np.float32], points: NDArray[np.float32], k: int, *, skip_self: bool = False
+) -> NDArray[np.int64]:
+    """Positions of the `k` nearest points of every query, nearest first, by brute force in blocks.
 
     Parameters
     ----------
-    neighbours
-        Nearest cells of the same group, shape (n_cells, n_neighbors). A cell alone in its group is its own neighbour.
-    matches
-        Symmetric matrix of trust between cells of different groups, shape (n_cells, n_cells).
+    queries, points
+        Rows, shape (n_queries, n_dims) and (n_points, n_dims).
+    k
+        Neighbours; fewer when there are fewer points.
+    skip_self
+        Whether queries are the points, and a point is not its own neighbour.
     """
-
-    neighbours: NDArray[np.int64]
-    matches: sp.csr_matrix
-
-    @classmethod
-    def build(cls, z: NDArray[np.float32], codes: NDArray[np.int64], n_neighbors: int, n_matches: int) -> Graph:
-        """Find neighbours and matches among the rows of `z`, shape (n_cells, n_dims)."""
-        return cls(_neighbours_within(z, codes, n_neighbors), _mutual_matches(z, codes, n_matches))
-
-    def with_matches_from(self, z: NDArray[np.float32], codes: NDArray[np.int64], n_matches: int) -> Graph:
-        """Keep the neighbours and find the matches anew among the rows of `z`."""
-        return Graph(self.neighbours, _mutual_matches(z, codes, n_matches))
-
-    def draw_neighbours(self, rows: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
-        """One random neighbour of each row."""
-        return self.neighbours[rows, rng.integers(0, self.neighbours.shape[1], len(rows))]
-
-    def draw_matches(
-        self, rows: NDArray[np.int64], rng: np.random.Generator
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """One random match of each row and 1, or the row itself and 0 where there is none."""
-        start = self.matches.indptr[rows]
-        degree = self.matches.indptr[rows + 1] - start
-        position = start + np.floor(rng.random(len(rows)) * degree).astype(np.int64)
-        found = degree > 0
-        match = rows.copy()
-        match[found] = self.matches.indices[position[found]]
-        return match, found.astype(np.float32)
-
-    def affinity(self) -> sp.csr_matrix:
-        """Symmetric weights in which every cell gives its neighbours and its matches one unit each."""
-        n, k = self.neighbours.shape
-        near = sp.csr_matrix((np.full(n * k, 1 / k), self.neighbours.ravel(), np.arange(0, n * k + 1, k)), shape=(n, n))
-        degree = np.asarray(self.matches.sum(axis=1)).ravel()
-        match = sp.diags(1 / np.maximum(degree, 1)) @ self.matches
-        total = near + match
-        return ((total + total.T) / 2).tocsr()
-
-
-def _neighbours_within(z: NDArray[np.float32], codes: NDArray[np.int64], k: int) -> NDArray[np.int64]:
-    out = np.repeat(np.arange(len(z))[:, None], k, axis=1)
-    for group in np.unique(codes):
-        members = np.flatnonzero(codes == group)
-        if len(members) == 1:
-            continue
-        near = _nearest(z[members], z[members], min(k + 1, len(members)))[:, 1:]
-        out[members] = members[near[:, np.arange(k) % near.shape[1]]]
+    k = min(k, len(points) - skip_self)
+    target = torch.from_numpy(np.ascontiguousarray(points))
+    half_norm = target.square().sum(1) / 2
+    out = np.empty((len(queries), k), np.int64)
+    step = max(1, BLOCK // max(len(points), 1))
+    for start in range(0, len(queries), step):
+        block = torch.from_numpy(np.ascontiguousarray(queries[start : start + step]))
+        closeness = torch.addmm(-half_norm, block, target.T)
+        if skip_self:
+            rows = torch.arange(len(block))
+            closeness[rows, rows + start] = -torch.inf
+        out[start : start + step] = closeness.topk(k, dim=1).indices.numpy()
     return out
 
 
-def _mutual_matches(z: NDArray[np.float32], codes: NDArray[np.int64], k: int) -> sp.csr_matrix:
-    n = len(z)
-    members = {group: np.flatnonzero(codes == group) for group in np.unique(codes)}
-    left, right = [], []
+def neighbours_within(z: NDArray[np.float32], codes: NDArray[np.int64], k: int) -> sp.csr_matrix:
+    """Nearest cells of the same group, each row summing to one; a cell alone in its group has none.
+
+    Parameters
+    ----------
+    z
+        Rows to search in, shape (n_cells, n_dims).
+    codes
+        Group of each cell, shape (n_cells,).
+    k
+        Neighbours per cell.
+    """
+    rows, cols, values = [], [], []
+    for group in np.unique(codes):
+        members = np.flatnonzero(codes == group)
+        if len(members) > 1:
+            near = nearest(z[members], z[members], k, skip_self=True)
+            rows.append(np.repeat(members, near.shape[1]))
+            cols.append(members[near].ravel())
+            values.append(np.full(near.size, 1 / near.shape[1], np.float32))
+    return _assemble(rows, cols, values, len(z))
+
+
+def mutual_matches(z: NDArray[np.float32], codes: NDArray[np.int64], k: int) -> sp.csr_matrix:
+    """Mutual nearest neighbours between groups, a symmetric matrix of ones.
+
+    With many groups, a cell looks for its neighbours among all cells of other groups at once, so that the cost does not
+    grow with the number of pairs of groups.
+
+    Parameters
+    ----------
+    z
+        Rows to search in, shape (n_cells, n_dims).
+    codes
+        Group of each cell, shape (n_cells,).
+    k
+        Candidates per cell and other group.
+    """
+    members = [np.flatnonzero(codes == group) for group in np.unique(codes)]
+    if len(members) > MAX_PAIRED_GROUPS:
+        everyone = np.arange(len(z))
+        rows, cols = [], []
+        for own in members:
+            others = np.setdiff1d(everyone, own, assume_unique=True)
+            near = nearest(z[own], z[others], 2 * k)
+            rows.append(np.repeat(own, near.shape[1]))
+            cols.append(others[near].ravel())
+        one_way = _assemble(rows, cols, None, len(z))
+        return one_way.multiply(one_way.T).tocsr()
+    rows, cols = [], []
     for a, b in combinations(members, 2):
-        ab = _membership(_nearest(z[members[a]], z[members[b]], min(k, len(members[b]))), len(members[b]))
-        ba = _membership(_nearest(z[members[b]], z[members[a]], min(k, len(members[a]))), len(members[a]))
+        ab = _incidence(nearest(z[a], z[b], k), len(b))
+        ba = _incidence(nearest(z[b], z[a], k), len(a))
         mutual = ab.multiply(ba.T).tocoo()
-        left.append(members[a][mutual.row])
-        right.append(members[b][mutual.col])
-    i, j = np.concatenate(left), np.concatenate(right)
-    half = sp.csr_matrix((np.ones(len(i), np.float32), (i, j)), shape=(n, n))
+        rows.append(a[mutual.row])
+        cols.append(b[mutual.col])
+    half = _assemble(rows, cols, None, len(z))
     return (half + half.T).tocsr()
 
 
-def _nearest(queries: NDArray[np.float32], points: NDArray[np.float32], k: int) -> NDArray[np.int64]:
-    return NearestNeighbors(n_neighbors=k).fit(points).kneighbors(queries, return_distance=False)
+def merge_affinity(
+    z: NDArray[np.float32], codes: NDArray[np.int64], n_neighbors: int, n_matches: int, n_joint: int
+) -> sp.csr_matrix:
+    """Symmetric weights between cells by which small clusters are joined.
+
+    Every cell gives one unit each to its neighbours in its group, to its matches in other groups if it has any, and to
+    its neighbours among all cells.
+
+    Parameters
+    ----------
+    z
+        Aligned rows, shape (n_cells, n_dims).
+    codes
+        Group of each cell, shape (n_cells,).
+    n_neighbors, n_matches, n_joint
+        Neighbours within the group, candidates for mutual matches, and neighbours among all cells.
+    """
+    matches = mutual_matches(z, codes, n_matches)
+    joint = nearest(z, z, n_joint, skip_self=True)
+    total = (
+        neighbours_within(z, codes, n_neighbors)
+        + normalise_rows(matches)
+        + _incidence(joint, len(z)) / max(joint.shape[1], 1)
+    )
+    return ((total + total.T) / 2).tocsr()
 
 
-def _membership(near: NDArray[np.int64], n_points: int) -> sp.csr_matrix:
+def normalise_rows(matrix: sp.csr_matrix) -> sp.csr_matrix:
+    """Divide every row by its sum; empty rows stay empty."""
+    return (sp.diags(1 / np.maximum(np.asarray(matrix.sum(axis=1)).ravel(), 1e-12)) @ matrix).tocsr()
+
+
+def _incidence(near: NDArray[np.int64], n_points: int) -> sp.csr_matrix:
     n, k = near.shape
-    return sp.csr_matrix((np.ones(n * k), near.ravel(), np.arange(0, n * k + 1, k)), shape=(n, n_points))
+    return sp.csr_matrix((np.ones(n * k, np.float32), near.ravel(), np.arange(0, n * k + 1, k)), shape=(n, n_points))
+
+
+def _assemble(
+    rows: list[NDArray[np.int64]], cols: list[NDArray[np.int64]], values: list[NDArray[np.float32]] | None, n: int
+) -> sp.csr_matrix:
+    if not rows:
+        return sp.csr_matrix((n, n), dtype=np.float32)
+    i, j = np.concatenate(rows), np.concatenate(cols)
+    data = np.ones(len(i), np.float32) if values is None else np.concatenate(values)
+    return sp.csr_matrix((data, (i, j)), shape=(n, n))

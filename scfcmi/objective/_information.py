@@ -58,30 +58,7 @@ def mutual_information(joint: Tensor) -> Tensor:
     return entropy(joint.sum(0)) + entropy(joint.sum(1)) - entropy(joint)
 
 
-def assignment_entropy(proba: Tensor) -> Tensor:
+def assignment_entropy(proba: Tensor, weights: Tensor | None = None) -> Tensor:
     """H(C|X): mean entropy of the soft assignments, shape (n_cells, n_clusters) to a number."""
     proba = proba.float()
-    return global_mean(-(proba * proba.clamp_min(EPS).log()).sum(1))
-
-
-def pair_information(proba: Tensor, partner: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """How much the cluster of a cell says about the cluster of its partner.
-
-    The table Σ w p(c|x) p(c'|x') over pairs is symmetrised, since being partners is mutual.
-
-    Parameters
-    ----------
-    proba, partner
-        Soft assignments of both ends, shape (n_pairs, n_clusters).
-    weights
-        Weight of each pair, shape (n_pairs,).
-
-    Returns
-    -------
-    I(C;C') and H(C), both over the pairs.
-    """
-    table = global_sum((proba.float() * weights.float()[:, None]).T @ partner.float())
-    table = (table + table.T) / 2
-    table = table / table.sum().clamp_min(EPS)
-    marginal = entropy(table.sum(0))
-    return 2 * marginal - entropy(table), marginal
+    return global_mean(-(proba * proba.clamp_min(EPS).log()).sum(1), weights)

@@ -2,31 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._information import assignment_entropy, entropy, global_mean, joint_table, mutual_information, pair_information
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """Soft assignments of the anchors' partners.
-
-    Parameters
-    ----------
-    proba
-        p(c|x') of each anchor's partner, shape (n_anchors, n_clusters).
-    codes
-        Group of the partner, shape (n_anchors,).
-    weights
-        Trust in each pair, 0 where an anchor has no partner, shape (n_anchors,).
-    """
-
-    proba: Tensor
-    codes: Tensor
-    weights: Tensor
+from ._information import EPS, assignment_entropy, entropy, global_mean, joint_table, mutual_information
 
 
 def fcmi_terms(
@@ -49,10 +28,9 @@ def fcmi_terms(
     -------
     `reconstruction` (mean squared error), `h_c`, `h_c_given_x`, `i_gc` and `i_xc_given_g` = H(C) − H(C|X) − I(G;C).
     """
-    onehot = F.one_hot(codes, n_groups) * weights[:, None]
-    table = joint_table(proba, onehot)
+    table = joint_table(proba, F.one_hot(codes, n_groups) * weights[:, None])
     h_c = entropy(table.sum(1))
-    h_c_given_x = assignment_entropy(proba)
+    h_c_given_x = assignment_entropy(proba, weights)
     i_gc = mutual_information(table)
     return {
         "reconstruction": global_mean((x.float() - decoded.float()).square().mean(1), weights),
@@ -63,15 +41,25 @@ def fcmi_terms(
     }
 
 
-def agreement_terms(proba: Tensor, pairs: Pairs, name: str) -> dict[str, Tensor]:
-    """I(C;C') between the clusters of partners, and the entropy H(C) of the clusters among them."""
-    information, marginal = pair_information(proba, pairs.proba, pairs.weights)
-    return {f"i_{name}": information, f"h_{name}": marginal}
+def consensus_terms(
+    h: Tensor, proba: Tensor, target_h: Tensor, target_proba: Tensor, weights: Tensor
+) -> dict[str, Tensor]:
+    """Agreement with where neighbours and matches say a cell belongs.
 
+    Parameters
+    ----------
+    h, target_h
+        Embedding and aligned position, unit length, shape (n_cells, n_latent).
+    proba, target_proba
+        p(c|x), and p(c|aligned position), shape (n_cells, n_clusters).
+    weights
+        Weight of each cell, shape (n_cells,).
 
-def matched_independence(proba: Tensor, codes: Tensor, pairs: Pairs, n_groups: int) -> Tensor:
-    """I(G;C) measured only where groups overlap: over the two ends of cross-group matches."""
-    both = joint_table(proba, F.one_hot(codes, n_groups) * pairs.weights[:, None]) + joint_table(
-        pairs.proba, F.one_hot(pairs.codes, n_groups) * pairs.weights[:, None]
-    )
-    return mutual_information(both / 2)
+    Returns
+    -------
+    `alignment`, 1 − cos(h, target), and `consensus`, the cross-entropy between the two assignments.
+    """
+    return {
+        "alignment": global_mean(1 - (h.float() * target_h).sum(1), weights),
+        "consensus": global_mean(-(target_proba * proba.float().clamp_min(EPS).log()).sum(1), weights),
+    }

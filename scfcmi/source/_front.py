@@ -43,7 +43,13 @@ class Front:
 
     @classmethod
     def fit(
-        cls, source: MatrixSource, sketch: NDArray[np.int64], codes: NDArray[np.int64], n_comps: int, *, standardize: bool
+        cls,
+        source: MatrixSource,
+        sketch: NDArray[np.int64],
+        codes: NDArray[np.int64],
+        n_comps: int,
+        *,
+        standardize: bool,
     ) -> Front:
         """Estimate the map from the rows in `sketch`.
 

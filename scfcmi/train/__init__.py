@@ -1,9 +1,10 @@
 """How the objective is optimised: settings, batches, centres, the loop."""
 
+from ._centres import kmeans_centres
 from ._device import make_fabric, resolve_device
 from ._merge import MergeTree, merge_tree, suggest_n_clusters
 from ._settings import PRESETS, Preset, Settings
-from ._trainer import Record, default_epochs, embed_all, train
+from ._trainer import Record, Targets, default_epochs, embed_all, train
 
 __all__ = [
     "PRESETS",
@@ -11,8 +12,10 @@ __all__ = [
     "Preset",
     "Record",
     "Settings",
+    "Targets",
     "default_epochs",
     "embed_all",
+    "kmeans_centres",
     "make_fabric",
     "merge_tree",
     "resolve_device",

@@ -8,6 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 
+def count_batches(n_cells: int, batch_size: int) -> int:
+    """Batches per epoch."""
+    return max(1, round(n_cells / batch_size))
+
+
 def stratified_batches(
     codes: NDArray[np.int64], batch_size: int, rng: np.random.Generator
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
@@ -31,7 +36,7 @@ def stratified_batches(
     Rows and their weights.
     """
     n = len(codes)
-    n_batches = max(1, round(n / batch_size))
+    n_batches = count_batches(n, batch_size)
     shuffled = rng.permutation(n)
     shuffled = shuffled[np.argsort(codes[shuffled], kind="stable")]
     counts = np.bincount(codes)

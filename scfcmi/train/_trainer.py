@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -13,11 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from scfcmi.objective import Graph, Pairs, agreement_terms, fcmi_terms, matched_independence
+from scfcmi.objective import consensus_terms, fcmi_terms
 from scfcmi.source import MatrixSource
 from scfcmi.source._matrix import dense
 
-from ._batches import stratified_batches
+from ._batches import count_batches, stratified_batches
 from ._centres import kmeans_centres
 from ._settings import Settings
 
@@ -26,7 +25,7 @@ TARGET_STEPS = 400
 MIN_EPOCHS, MAX_EPOCHS = 20, 150
 
 
-@dataclass
+@dataclass(frozen=True)
 class Record:
     """What happened during training.
 
@@ -40,99 +39,156 @@ class Record:
         Why training stopped, in plain words.
     """
 
-    history: dict[str, NDArray[np.float64]] = field(default_factory=dict)
-    epochs: int = 0
-    reason: str = ""
+    history: dict[str, NDArray[np.float64]]
+    epochs: int
+    reason: str
 
 
 def default_epochs(n_cells: int, batch_size: int) -> int:
     """Epochs that amount to a fixed number of optimiser steps, within bounds."""
-    steps = max(1, round(n_cells / batch_size))
+    steps = count_batches(n_cells, batch_size)
     return int(min(MAX_EPOCHS, max(MIN_EPOCHS, math.ceil(TARGET_STEPS / steps))))
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Where the aligned cells are, for the network to learn.
+
+    Parameters
+    ----------
+    position
+        Aligned position of each training cell, unit length, shape (n_cells, n_latent).
+    centres
+        Centres of small clusters among them, unit length, shape (n_fine, n_latent).
+    """
+
+    position: NDArray[np.float32]
+    centres: NDArray[np.float32]
 
 
 def train(
     net: nn.Module,
     source: MatrixSource,
     codes: NDArray[np.int64],
-    graph: Graph | None,
+    targets: Targets | None,
     settings: Settings,
     fabric: Fabric,
     *,
     random_state: int,
     progress_bar: bool | None,
-    refresh_graph: Callable[[NDArray[np.float32]], Graph] | None = None,
 ) -> Record:
     """Fit a network to the rows of a source.
 
     Parameters
     ----------
     net
-        An :class:`~scfcmi.model.FCMINet`; trained in place and left on the device of `fabric`.
+        An :class:`~scfcmi.model._networks.FCMINet`; trained in place and left on the device of `fabric`.
     source
         Rows to train on.
     codes
         Group of each row, shape (n_cells,).
-    graph
-        Who should agree with whom; needed by the agreement terms only.
+    targets
+        Aligned positions; needed for the consensus terms only.
     settings
         Weights and schedule; `max_epochs` must be set.
     fabric
         Device and precision.
     random_state
-        Seed of batches and partners.
+        Seed of batches and of k-means.
     progress_bar
         Whether to show one; when absent, only in a terminal or notebook.
-    refresh_graph
-        Makes a new graph from the embedding, called twice on the way.
     """
-    rng = np.random.default_rng(random_state)
-    optimizer = torch.optim.Adam(net.parameters(), lr=settings.learning_rate)
-    wrapped, optimizer = fabric.setup(net, optimizer)
-    n_groups, n_epochs = int(codes.max()) + 1, settings.max_epochs
+    n_epochs = settings.max_epochs
     assert n_epochs is not None
-    record = Record(reason=f"ran all {n_epochs} epochs")
-    centres: NDArray[np.float32] | None = None
-    rows_of_history: list[dict[str, float]] = []
+    rng = np.random.default_rng(random_state)
+    n_batches = count_batches(len(codes), settings.batch_size)
+    optimizer = torch.optim.Adam(net.parameters(), lr=settings.learning_rate)
+    schedule = None
+    if settings.one_cycle:
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, settings.learning_rate, total_steps=n_epochs * n_batches
+        )
+    step = _Step(*fabric.setup(net, optimizer), schedule, source, codes, targets, settings, fabric)
     stopper = _Stopper(settings.patience)
-    bar = tqdm(range(n_epochs), desc="fair_cluster", unit="epoch", disable=None if progress_bar is None else not progress_bar)
+    centres: NDArray[np.float32] | None = None
+    history: list[dict[str, float]] = []
+    reason = f"ran all {n_epochs} epochs"
+    bar = tqdm(
+        range(n_epochs), desc="fair_cluster", unit="epoch", disable=None if progress_bar is None else not progress_bar
+    )
     for epoch in bar:
         warm = epoch < settings.warmup_epochs
-        if not warm and settings.kmeans_every_epoch:
-            embedding = embed_all(net, source)
-            n_centres = net.centres.shape[0]
-            centres = kmeans_centres(embedding, n_centres, random_state=random_state, start=centres)
+        if targets is None and not warm:
+            centres = kmeans_centres(embed_all(net, source), len(net.centres), random_state=random_state, start=centres)
             with torch.no_grad():
                 net.centres.copy_(torch.from_numpy(centres))
-        if refresh_graph is not None and epoch in {n_epochs // 3, 2 * n_epochs // 3} and not warm:
-            graph = refresh_graph(embed_all(net, source))
-        wrapped.train()
         sums: dict[str, float] = {}
-        batches = list(stratified_batches(codes, settings.batch_size, rng))
-        for rows, weights in batches:
-            terms = _terms(wrapped, source, codes, rows, weights, graph, n_groups, fabric, rng, warm=warm)
-            loss = _loss(terms, settings, warm=warm)
-            optimizer.zero_grad()
-            fabric.backward(loss)
-            optimizer.step()
-            for name, value in {"loss": loss, **terms}.items():
-                sums[name] = sums.get(name, 0.0) + float(value.detach())
-        means = {name: value / len(batches) for name, value in sums.items()}
-        if not math.isfinite(means["loss"]):
+        for rows, weights in stratified_batches(codes, settings.batch_size, rng):
+            for name, value in step(rows, weights, warm=warm).items():
+                sums[name] = sums.get(name, 0.0) + value / n_batches
+        if not math.isfinite(sums["loss"]):
             msg = (
-                f"The loss became {means['loss']} in epoch {epoch + 1}. Check the input for extreme values, "
+                f"The loss became {sums['loss']} in epoch {epoch + 1}. Check the input for extreme values, "
                 "or use precision='32-true'."
             )
             raise FloatingPointError(msg)
-        rows_of_history.append({"epoch": float(epoch + 1), **means})
-        bar.set_postfix({name: f"{means[name]:.3f}" for name in ("loss", "i_xc_given_g", "i_gc") if name in means})
-        if not warm and stopper.should_stop(means["loss"]):
-            record.reason = f"no improvement of the loss in {settings.patience} epochs"
+        history.append({"epoch": float(epoch + 1), **sums})
+        bar.set_postfix({name: f"{sums[name]:.3f}" for name in ("loss", "i_xc_given_g", "i_gc")})
+        if not warm and stopper.should_stop(sums["loss"]):
+            reason = f"no improvement of the loss in {settings.patience} epochs"
             break
-    names = list(dict.fromkeys(name for row in rows_of_history for name in row))
-    record.history = {name: np.array([row.get(name, np.nan) for row in rows_of_history]) for name in names}
-    record.epochs = len(rows_of_history)
-    return record
+    return Record({name: np.array([row[name] for row in history]) for name in history[0]}, len(history), reason)
+
+
+class _Step:
+    """One optimiser step on one batch."""
+
+    def __init__(
+        self,
+        net: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        schedule: torch.optim.lr_scheduler.LRScheduler | None,
+        source: MatrixSource,
+        codes: NDArray[np.int64],
+        targets: Targets | None,
+        settings: Settings,
+        fabric: Fabric,
+    ) -> None:
+        self._net, self._optimizer, self._schedule, self._fabric = net, optimizer, schedule, fabric
+        self._source, self._codes, self._settings = source, codes, settings
+        self._n_groups = int(codes.max()) + 1
+        self._targets = targets
+
+    def __call__(self, rows: NDArray[np.int64], weights: NDArray[np.float32], *, warm: bool) -> dict[str, float]:
+        self._net.train()
+        x, codes, weight = (
+            self._fabric.to_device(torch.from_numpy(part))
+            for part in (dense(self._source.rows(rows)), self._codes[rows], weights)
+        )
+        h, proba, decoded = self._net(x, codes)
+        terms = fcmi_terms(x, decoded, proba, codes, weight, self._n_groups)
+        if self._targets is not None:
+            position = self._fabric.to_device(torch.from_numpy(self._targets.position[rows]))
+            centres = self._fabric.to_device(torch.from_numpy(self._targets.centres))
+            goal = torch.softmax(position @ centres.T / self._settings.temperature, dim=1)
+            terms |= consensus_terms(h, proba, position, goal, weight)
+        loss = self._loss(terms, warm=warm)
+        self._optimizer.zero_grad()
+        self._fabric.backward(loss)
+        self._optimizer.step()
+        if self._schedule is not None:
+            self._schedule.step()
+        return {name: float(value.detach()) for name, value in {"loss": loss, **terms}.items()}
+
+    def _loss(self, terms: dict[str, Tensor], *, warm: bool) -> Tensor:
+        settings = self._settings
+        loss = settings.reconstruction * terms["reconstruction"]
+        if warm:
+            return loss
+        loss = loss - settings.alpha * (terms["h_c"] - terms["h_c_given_x"]) + settings.independence * terms["i_gc"]
+        if self._targets is not None:
+            loss = loss + settings.alignment * terms["alignment"] + settings.assignment * terms["consensus"]
+        return loss
 
 
 def embed_all(net: nn.Module, source: MatrixSource) -> NDArray[np.float32]:
@@ -146,52 +202,6 @@ def embed_all(net: nn.Module, source: MatrixSource) -> NDArray[np.float32]:
             parts.append(net.embed(torch.from_numpy(dense(block)).to(device)).float().cpu().numpy())
     net.train(was_training)
     return np.concatenate(parts)
-
-
-def _terms(
-    net: nn.Module,
-    source: MatrixSource,
-    codes: NDArray[np.int64],
-    rows: NDArray[np.int64],
-    weights: NDArray[np.float32],
-    graph: Graph | None,
-    n_groups: int,
-    fabric: Fabric,
-    rng: np.random.Generator,
-    *,
-    warm: bool,
-) -> dict[str, Tensor]:
-    n = len(rows)
-    use_pairs = graph is not None and not warm
-    if use_pairs:
-        assert graph is not None
-        near = graph.draw_neighbours(rows, rng)
-        match, trust = graph.draw_matches(rows, rng)
-        rows = np.concatenate([rows, near, match])
-    x = fabric.to_device(torch.from_numpy(dense(source.rows(rows))))
-    group = fabric.to_device(torch.from_numpy(codes[rows]))
-    weight = fabric.to_device(torch.from_numpy(weights))
-    proba, decoded = net(x, group, n)
-    terms = fcmi_terms(x[:n], decoded, proba[:n], group[:n], weight, n_groups)
-    if use_pairs:
-        near_pairs = Pairs(proba[n : 2 * n], group[n : 2 * n], weight)
-        match_pairs = Pairs(proba[2 * n :], group[2 * n :], weight * fabric.to_device(torch.from_numpy(trust)))
-        terms |= agreement_terms(proba[:n], near_pairs, "neighbours")
-        terms |= agreement_terms(proba[:n], match_pairs, "matches")
-        terms["i_gc_matched"] = matched_independence(proba[:n], group[:n], match_pairs, n_groups)
-    return terms
-
-
-def _loss(terms: dict[str, Tensor], settings: Settings, *, warm: bool) -> Tensor:
-    loss = settings.reconstruction * terms["reconstruction"]
-    if warm:
-        return loss
-    loss = loss - settings.alpha * (terms["h_c"] - terms["h_c_given_x"]) + settings.beta * terms["i_gc"]
-    if "i_neighbours" in terms:
-        loss = loss - settings.neighbours * (terms["i_neighbours"] + settings.spread * terms["h_neighbours"])
-        loss = loss - settings.matches * (terms["i_matches"] + settings.spread * terms["h_matches"])
-        loss = loss + settings.overlap * terms["i_gc_matched"]
-    return loss
 
 
 class _Stopper:
