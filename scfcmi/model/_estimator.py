@@ -199,8 +199,9 @@ class FCMI:
         settings = self.settings_
         rows = stratified_sketch(self.groups_.codes, settings.sketch_size, np.random.default_rng(self.random_state))
         codes = self.groups_.codes[rows]
-        self.front_ = Front.fit(source, rows, codes, settings.n_comps, standardize=self.standardize)
-        projected = MatrixSource(self.front_.transform_all(source))
+        front = Front.fit(source, rows, codes, settings.n_comps, standardize=self.standardize)
+        self.front_: Front | None = front
+        projected = MatrixSource(front.transform_all(source))
         sketch = dense(projected.rows(rows))
         position = align(
             sketch,
@@ -211,7 +212,7 @@ class FCMI:
         )
         n_fine = min(max(settings.n_fine, self.n_clusters or 0), len(rows))
         centres = kmeans_centres(position, n_fine, random_state=self.random_state, n_init=1)
-        self._make_net(self.front_.n_comps, self.front_.n_comps, centres)
+        self._make_net(front.n_comps, front.n_comps, centres)
         self._train(MatrixSource(sketch), codes, Targets(position, centres), fabric)
         fine = self._fine_proba(embed_all(self.net_, MatrixSource(sketch))).argmax(1)
         affinity = merge_affinity(position, codes, settings.n_neighbors, settings.n_matches, settings.n_joint)

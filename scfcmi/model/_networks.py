@@ -89,9 +89,8 @@ class AffineDecoder(nn.Module):
 
     def forward(self, h: Tensor, codes: Tensor) -> Tensor:
         """Decode each row of `h`, shape (n, m), with the scales and shifts of its group."""
-        onehot = F.one_hot(codes, len(self.scale[0])).to(
-            h.dtype
-        )  # a product, because indexing is not repeatable on GPUs
+        # A product rather than indexing, whose gradient is not repeatable on GPUs.
+        onehot = F.one_hot(codes, len(self.scale[0])).to(h.dtype)
         for i, layer in enumerate(self.layers):
             h = layer(h) * (onehot @ self.scale[i]) + onehot @ self.shift[i]
             if i < len(self.layers) - 1:

@@ -9,7 +9,8 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-Block: TypeAlias = "NDArray[np.float32] | sp.csr_matrix"
+# A float32 array or `csr_matrix`; SciPy has no types that say so.
+Block: TypeAlias = Any
 
 CHUNK_BYTES = 64 * 2**20
 

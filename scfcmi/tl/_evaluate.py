@@ -26,7 +26,7 @@ class Evaluation(NamedTuple):
 
 
 def evaluate(
-    adata: AnnData, cluster_key: str, sensitive_key: str, *, label_key: str | None = None, beta: float = 1.0
+    adata: AnnData, cluster_key: str, sensitive_key: str, label_key: str | None = None, *, beta: float = 1.0
 ) -> Evaluation:
     """Score any clustering for fairness and, where reference labels are known, for agreement with them.
 

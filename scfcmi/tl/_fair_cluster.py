@@ -158,6 +158,9 @@ def fair_cluster(
     target = adata.copy() if copy else adata
     if target.is_view:
         target._init_as_actual(target.copy())  # as scanpy does: writing to a view makes it an object of its own
+    # What was drawn from an earlier run under this name does not belong to this one.
+    target.obsm.pop(keys.umap, None)
+    target.uns.pop(keys.colors, None)
     target.obs[keys.labels] = pd.Series(clusters, index=target.obs_names)
     target.obsm[keys.embedding] = found.embedding
     target.obsm[keys.proba] = found.proba
@@ -202,10 +205,10 @@ def _labels(adata: AnnData, label_key: str) -> pd.Series:
     return labels
 
 
-def _categorical(labels: NDArray[np.int64]) -> pd.Categorical:
+def _categorical(labels: NDArray[np.int64]) -> pd.Categorical[str]:
     """Integer labels to strings, live clusters only, in natural order."""
     live, codes = np.unique(labels, return_inverse=True)
-    return pd.Categorical.from_codes(codes, categories=[str(k) for k in live])
+    return pd.Categorical.from_codes(codes.astype(np.int64), categories=pd.Index([str(k) for k in live]))
 
 
 def _storable(values: dict[str, Any]) -> dict[str, Any]:

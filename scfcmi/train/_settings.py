@@ -36,8 +36,8 @@ class Settings:
         Weights of ‖x − θ_g(φ(x))‖², of H(C) − H(C|X), and of I(G;C) at `fairness` 1.
     consensus
         Whether cells are standardised, projected and aligned across groups first, so that many small clusters can be
-        found among the aligned cells, learned by the network, and merged. Otherwise the network sees the columns as they
-        are, has as many centres as clusters, and centres are refreshed by k-means once an epoch.
+        found among the aligned cells, learned by the network, and merged. Otherwise the network sees the columns as
+        they are, has as many centres as clusters, and centres are refreshed by k-means once an epoch.
     alignment, assignment
         Weights of the distance to the aligned position and of the cross-entropy to its assignment.
     n_comps

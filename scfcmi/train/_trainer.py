@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,6 +20,9 @@ from scfcmi.source._matrix import dense
 from ._batches import count_batches, stratified_batches
 from ._centres import kmeans_centres
 from ._settings import Settings
+
+if TYPE_CHECKING:
+    from scfcmi.model._networks import FCMINet
 
 # Optimiser steps that the default number of epochs amounts to, and bounds that keep it sensible at both ends.
 TARGET_STEPS = 400
@@ -67,7 +71,7 @@ class Targets:
 
 
 def train(
-    net: nn.Module,
+    net: FCMINet,
     source: MatrixSource,
     codes: NDArray[np.int64],
     targets: Targets | None,
@@ -108,7 +112,8 @@ def train(
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer, settings.learning_rate, total_steps=n_epochs * n_batches
         )
-    step = _Step(*fabric.setup(net, optimizer), schedule, source, codes, targets, settings, fabric)
+    wrapped, wrapped_optimizer = fabric.setup(net, optimizer)
+    step = _Step(wrapped, wrapped_optimizer, schedule, source, codes, targets, settings, fabric)
     stopper = _Stopper(settings.patience)
     centres: NDArray[np.float32] | None = None
     history: list[dict[str, float]] = []
@@ -191,7 +196,7 @@ class _Step:
         return loss
 
 
-def embed_all(net: nn.Module, source: MatrixSource) -> NDArray[np.float32]:
+def embed_all(net: FCMINet, source: MatrixSource) -> NDArray[np.float32]:
     """h of every row, in chunks, shape (n_cells, n_latent)."""
     device = next(net.parameters()).device
     was_training = net.training
