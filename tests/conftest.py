@@ -66,9 +66,9 @@ def adata() -> AnnData:
 def data_dir() -> Path:
     """Folder with the real data sets; tests that ask for it are skipped where there is none."""
     default = Path(__file__).resolve().parents[2] / "shared" / "data"
-    folder = Path(os.environ.get("SCFCMI_DATA_DIR", default))
+    folder = Path(os.environ.get("SCFCMI_TEST_DATA", default))
     if not folder.is_dir():
-        pytest.skip(f"no data sets at {folder}; set SCFCMI_DATA_DIR to a folder that holds them")
+        pytest.skip(f"no data sets at {folder}; set SCFCMI_TEST_DATA to a folder that holds them")
     return folder
 
 
