@@ -24,6 +24,7 @@ from scfcmi.train import (
     kmeans_centres,
     make_fabric,
     merge_tree,
+    one_thread,
     suggest_n_clusters,
     train,
 )
@@ -213,7 +214,8 @@ class FCMI:
         n_fine = min(max(settings.n_fine, self.n_clusters or 0), len(rows))
         centres = kmeans_centres(position, n_fine, random_state=self.random_state, n_init=1)
         self._make_net(front.n_comps, front.n_comps, centres)
-        self._train(MatrixSource(sketch), codes, Targets(position, centres), fabric)
+        with one_thread():
+            self._train(MatrixSource(sketch), codes, Targets(position, centres), fabric)
         fine = self._fine_proba(embed_all(self.net_, MatrixSource(sketch))).argmax(1)
         affinity = merge_affinity(position, codes, settings.n_neighbors, settings.n_matches, settings.n_joint)
         tree = merge_tree(fine, n_fine, affinity)

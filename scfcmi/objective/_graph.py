@@ -9,6 +9,8 @@ import scipy.sparse as sp
 import torch
 from numpy.typing import NDArray
 
+from scfcmi.source._matrix import normalise_rows
+
 # Distances held at once, in entries; more groups than this are matched against all other cells together.
 BLOCK = 2**25
 MAX_PAIRED_GROUPS = 16
@@ -128,11 +130,6 @@ def merge_affinity(
         + _incidence(joint, len(z)) / max(joint.shape[1], 1)
     )
     return ((total + total.T) / 2).tocsr()
-
-
-def normalise_rows(matrix: sp.csr_matrix) -> sp.csr_matrix:
-    """Divide every row by its sum; empty rows stay empty."""
-    return (sp.diags(1 / np.maximum(np.asarray(matrix.sum(axis=1)).ravel(), 1e-12)) @ matrix).tocsr()
 
 
 def _incidence(near: NDArray[np.int64], n_points: int) -> sp.csr_matrix:

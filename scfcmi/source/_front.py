@@ -7,11 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
-from scipy.sparse.linalg import eigsh
+from scipy.sparse.linalg import LinearOperator, svds
 
-from ._matrix import Block, MatrixSource, dense
+from ._matrix import Block, MatrixSource, dense, normalise_rows
 
 CLIP = 10.0
+# Below this size a full decomposition is quicker than an iterative one.
+SMALL = 200
 
 
 @dataclass(frozen=True)
@@ -76,11 +78,10 @@ class Front:
         else:
             scale = np.ones(n_columns, np.float32)
         block = block.multiply(1 / scale).tocsr() if sp.issparse(block) else block / scale
-        gram = np.asarray(dense(block.T @ block), dtype=np.float64)
-        for group in np.unique(codes):
-            centre = np.asarray(block[codes == group].mean(axis=0), dtype=np.float64).ravel()
-            gram -= (codes == group).sum() * np.outer(centre, centre)
-        loadings = _leading_eigenvectors(gram / n, min(n_comps, n_columns))
+        codes = np.unique(codes, return_inverse=True)[1]
+        membership = sp.csr_matrix((np.ones(n, np.float32), codes, np.arange(n + 1)), shape=(n, codes.max() + 1))
+        centres = dense(normalise_rows(membership.T.tocsr()) @ block).astype(np.float32)
+        loadings = _directions(block, membership, centres, min(n_comps, n, n_columns))
         return cls(mean.astype(np.float32), scale, loadings.astype(np.float32))
 
     def transform(self, block: Block) -> NDArray[np.float32]:
@@ -118,12 +119,23 @@ def _clip(block: Block, mean: NDArray[np.float32], scale: NDArray[np.float32]) -
     return np.minimum(block, cap)
 
 
-def _leading_eigenvectors(gram: NDArray[np.float64], k: int) -> NDArray[np.float64]:
-    if k >= gram.shape[0] - 1 or gram.shape[0] <= 200:
-        vectors = np.linalg.eigh(gram)[1][:, ::-1][:, :k]
+def _directions(
+    block: Block, membership: sp.csr_matrix, centres: NDArray[np.float32], k: int
+) -> NDArray[np.float32]:
+    """Leading right singular vectors of the rows minus their group's centre, without forming the difference."""
+    n, n_columns = block.shape
+    if k >= min(n, n_columns) - 1 or min(n, n_columns) <= SMALL:
+        vectors = np.linalg.svd(dense(block) - membership @ centres, full_matrices=False)[2][:k].T
     else:
+        operator = LinearOperator(
+            (n, n_columns),
+            matvec=lambda v: block @ v - membership @ (centres @ v),
+            rmatvec=lambda u: block.T @ u - centres.T @ (membership.T @ u),
+            dtype=np.float32,
+        )
         # A fixed start vector makes the solver repeatable.
-        values, vectors = eigsh(gram, k=k, v0=np.ones(gram.shape[0]))
-        vectors = vectors[:, np.argsort(values)[::-1]]
+        start = np.ones(min(n, n_columns), np.float32)
+        _, values, rows = svds(operator, k=k, v0=start, solver="arpack")
+        vectors = rows[np.argsort(-values)].T
     sign = np.sign(vectors[np.abs(vectors).argmax(axis=0), np.arange(k)])
     return vectors * np.where(sign == 0, 1, sign)

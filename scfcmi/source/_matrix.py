@@ -83,3 +83,8 @@ def as_source(data: Any) -> MatrixSource:
 def dense(block: Block) -> NDArray[np.float32]:
     """Turn a small block into a plain array."""
     return block.toarray() if sp.issparse(block) else np.asarray(block)
+
+
+def normalise_rows(matrix: sp.csr_matrix) -> sp.csr_matrix:
+    """Divide every row by its sum; empty rows stay empty."""
+    return (sp.diags(1 / np.maximum(np.asarray(matrix.sum(axis=1)).ravel(), 1e-12)) @ matrix).tocsr()

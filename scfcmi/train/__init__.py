@@ -1,7 +1,7 @@
 """How the objective is optimised: settings, batches, centres, the loop."""
 
 from ._centres import kmeans_centres
-from ._device import make_fabric, resolve_device
+from ._device import make_fabric, one_thread, resolve_device
 from ._merge import MergeTree, merge_tree, suggest_n_clusters
 from ._settings import PRESETS, Preset, Settings
 from ._trainer import Record, Targets, default_epochs, embed_all, train
@@ -18,6 +18,7 @@ __all__ = [
     "kmeans_centres",
     "make_fabric",
     "merge_tree",
+    "one_thread",
     "resolve_device",
     "suggest_n_clusters",
     "train",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from lightning_fabric import Fabric
@@ -50,3 +52,18 @@ def make_fabric(device: str, precision: str) -> Fabric:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="lightning_fabric")
         return Fabric(accelerator=kind, devices=[int(index)] if index else 1, precision=precision)  # type: ignore[arg-type]
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Run PyTorch's CPU work on one thread for a while.
+
+    The layers of a small network are too short to be worth sharing: threads that wait for each other cost more than
+    they bring, many times more on a busy machine, and results would depend on their number.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
