@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from numbers import Integral
 from typing import Any, Self
 
 import numpy as np
@@ -171,6 +172,8 @@ class FCMI:
 
         Raises
         ------
+        TypeError
+            If a number that counts something is not an integer.
         ValueError
             If a parameter or the input is not valid; the message says which.
 
@@ -369,19 +372,25 @@ class FCMI:
             raise ValueError(msg)
         if self.n_clusters is not None and not 2 <= self.n_clusters <= n:
             msg = f"n_clusters={self.n_clusters} must be between 2 and the number of cells, {n}."
+        for name, least in (("n_clusters", None), ("max_epochs", 1), ("batch_size", 1), ("random_state", 0)):
+            value = getattr(self, name)
+            if value is None and name != "random_state":
+                continue
+            if isinstance(value, bool) or not isinstance(value, Integral):
+                msg = f"{name}={value!r} must be an integer, not {type(value).__name__}."
+                raise TypeError(msg)
+            if least is not None and value < least:
+                msg = f"{name}={value} must be at least {least}."
+                raise ValueError(msg)
             raise ValueError(msg)
         if self.fairness is not None and not 0 <= self.fairness <= 1:
             msg = f"fairness={self.fairness} must be between 0 (cluster only) and 1 (independence)."
             raise ValueError(msg)
-        for name in ("max_epochs", "batch_size"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                msg = f"{name}={value} must be at least 1."
-                raise ValueError(msg)
 
     def _settings(self, n_cells: int) -> Settings:
         settings = PRESETS[self.preset].with_changes(
-            batch_size=self.batch_size, max_epochs=self.max_epochs, fairness=self.fairness
+            **{name: None if value is None else int(value) for name, value in schedule.items()}, fairness=self.fairness
+        schedule = {name: getattr(self, name) for name in ("batch_size", "max_epochs")}
         )
         n_training = min(n_cells, settings.sketch_size) if settings.consensus else n_cells
         return settings.with_changes(max_epochs=settings.max_epochs or default_epochs(n_training, settings.batch_size))
