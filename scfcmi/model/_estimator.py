@@ -207,21 +207,26 @@ class FCMI:
         self.front_: Front | None = front
         projected = MatrixSource(front.transform_all(source))
         sketch = dense(projected.rows(rows))
-        position = align(
+        aligned = align(
             sketch,
             codes,
             n_neighbors=settings.n_align_neighbors,
-            n_matches=settings.n_align_matches,
+            n_candidates=settings.n_align_matches,
+            n_matches=settings.n_matches,
             strength=settings.align_strength,
         )
+        position = aligned.position
         n_fine = min(max(settings.n_fine, self.n_clusters or 0), len(rows))
         centres = kmeans_centres(position, n_fine, random_state=self.random_state, n_init=1)
         self._make_net(front.n_comps, front.n_comps, centres)
         with one_thread():
             self._train(MatrixSource(sketch), codes, Targets(position, centres), fabric)
-        fine = self._fine_proba(embed_all(self.net_, MatrixSource(sketch))).argmax(1)
-        affinity = merge_affinity(position, codes, settings.n_neighbors, settings.n_matches, settings.n_joint)
-        tree = merge_tree(fine, n_fine, affinity)
+        found = self._fine_proba(embed_all(self.net_, MatrixSource(sketch))).argmax(1)
+        live, fine = np.unique(found, return_inverse=True)
+        # A small cluster that no cell chose has no place in the merging: cells to come must not choose it either.
+        self.net_.centres = torch.nn.Parameter(self.net_.centres[torch.from_numpy(live)].detach())
+        affinity = merge_affinity(position, codes, aligned.matches, settings.n_neighbors, settings.n_joint)
+        tree = merge_tree(fine, affinity)
         if self.n_clusters is None:
             self.n_clusters_, self.n_clusters_evidence_ = suggest_n_clusters(tree)
         else:
@@ -370,8 +375,6 @@ class FCMI:
         if self.preset not in PRESETS:
             msg = f"preset={self.preset!r} is unknown: use one of {sorted(PRESETS)}."
             raise ValueError(msg)
-        if self.n_clusters is not None and not 2 <= self.n_clusters <= n:
-            msg = f"n_clusters={self.n_clusters} must be between 2 and the number of cells, {n}."
         for name, least in (("n_clusters", None), ("max_epochs", 1), ("batch_size", 1), ("random_state", 0)):
             value = getattr(self, name)
             if value is None and name != "random_state":
@@ -382,15 +385,17 @@ class FCMI:
             if least is not None and value < least:
                 msg = f"{name}={value} must be at least {least}."
                 raise ValueError(msg)
+        if self.n_clusters is not None and not 2 <= self.n_clusters <= n:
+            msg = f"n_clusters={self.n_clusters} must be between 2 and the number of cells, {n}."
             raise ValueError(msg)
         if self.fairness is not None and not 0 <= self.fairness <= 1:
             msg = f"fairness={self.fairness} must be between 0 (cluster only) and 1 (independence)."
             raise ValueError(msg)
 
     def _settings(self, n_cells: int) -> Settings:
+        schedule = {name: getattr(self, name) for name in ("batch_size", "max_epochs")}
         settings = PRESETS[self.preset].with_changes(
             **{name: None if value is None else int(value) for name, value in schedule.items()}, fairness=self.fairness
-        schedule = {name: getattr(self, name) for name in ("batch_size", "max_epochs")}
         )
         n_training = min(n_cells, settings.sketch_size) if settings.consensus else n_cells
         return settings.with_changes(max_epochs=settings.max_epochs or default_epochs(n_training, settings.batch_size))

@@ -1,6 +1,6 @@
 """What is optimised: information terms on the joint table of clusters and groups, and where cells should meet."""
 
-from ._alignment import align
+from ._alignment import Alignment, align, believable, neighbourhood_distance
 from ._graph import merge_affinity, mutual_matches, nearest, neighbours_within
 from ._information import (
     assignment_entropy,
@@ -14,8 +14,10 @@ from ._information import (
 from ._terms import consensus_terms, fcmi_terms
 
 __all__ = [
+    "Alignment",
     "align",
     "assignment_entropy",
+    "believable",
     "consensus_terms",
     "entropy",
     "fcmi_terms",
@@ -26,6 +28,7 @@ __all__ = [
     "mutual_information",
     "mutual_matches",
     "nearest",
+    "neighbourhood_distance",
     "neighbours_within",
     "world_size",
 ]

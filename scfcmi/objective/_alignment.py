@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
@@ -9,58 +11,120 @@ from numpy.typing import NDArray
 from ._graph import mutual_matches, neighbours_within
 
 N_ITERATIONS = 5
-N_SMOOTHING = 8
+N_SMOOTHING = 4
 # Support, as a share of the median, at which a cell follows its neighbours' and its group's displacement half and half.
 PRIOR_SUPPORT = 0.1
 # Fewer matched cells than this say nothing about a group as a whole.
 MIN_MATCHED = 5
+# Distance between neighbourhoods, in radii, up to which a match is always, or never beyond, believed; in between it must
+# not be farther than so many times the best match around either end.
+ALWAYS, NEVER, TIMES_BEST = 1.0, 2.5, 2.0
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """Cells of all groups in one space, and what ties the groups together.
+
+    Parameters
+    ----------
+    position
+        Aligned rows of unit length, shape (n_cells, n_dims).
+    matches
+        Matches between cells of different groups that are believed, a symmetric matrix, shape (n_cells, n_cells).
+    """
+
+    position: NDArray[np.float32]
+    matches: sp.csr_matrix
 
 
 def align(
-    z: NDArray[np.float32], codes: NDArray[np.int64], *, n_neighbors: int, n_matches: int, strength: float = 1.0
-) -> NDArray[np.float32]:
+    z: NDArray[np.float32],
+    codes: NDArray[np.int64],
+    *,
+    n_neighbors: int,
+    n_candidates: int,
+    n_matches: int,
+    strength: float = 1.0,
+) -> Alignment:
     """Move cells along a field of displacements towards their matches in other groups.
 
     A technical effect moves neighbouring cells of a group alike, so the displacement of a cell is an average over its
     neighbourhood of where matched cells would have to go; a cell whose neighbourhood has no match inherits the
-    displacement of those around it and, in the end, of its group. It keeps its distance to other cells of its group,
-    so a type that no other group has is carried along and not forced onto another type. Matches are found anew among
-    the moved cells, but displacements are always measured from where cells started: nothing contracts over iterations.
+    displacement of those around it and, in the end, of its group. Matches whose neighbourhoods lie far apart although
+    there are better ones nearby are not believed, so that a type that no other group has is carried along and not
+    forced onto another type. Matches are found anew among the moved cells, but displacements are always measured from
+    where cells started: nothing contracts over iterations.
 
     Mutual nearest neighbours as matches follow Haghverdi et al., Nature Biotechnology 2018.
 
     Parameters
     ----------
     z
-        Rows of equal length, shape (n_cells, n_dims).
+        Rows to align, shape (n_cells, n_dims).
     codes
         Group of each cell, shape (n_cells,).
     n_neighbors
         Neighbours within the group over which displacements are smoothed.
-    n_matches
-        Candidates for mutual neighbours per other group.
+    n_candidates, n_matches
+        Candidates for mutual neighbours per other group, while aligning and for the matches returned.
     strength
-        Share of the displacement that is applied, 0 to 1.
-
-    Returns
-    -------
-    Aligned rows of unit length, shape (n_cells, n_dims).
+        Share of the displacement that is applied, 0 to 1; at 0 there are no matches either.
     """
     start = _unit(z)
-    if strength == 0:
-        return start
     n = len(z)
+    if strength == 0:
+        return Alignment(start, sp.csr_matrix((n, n), dtype=np.float32))
     n_groups = int(codes.max()) + 1
-    spread = (neighbours_within(start, codes, n_neighbors) + sp.eye(n, dtype=np.float32, format="csr")).tocsr()
+    near = neighbours_within(start, codes, n_neighbors)
     membership = sp.csr_matrix((np.ones(n, np.float32), codes, np.arange(n + 1)), shape=(n, n_groups))
     aligned = start
     for _ in range(N_ITERATIONS):
-        matches = mutual_matches(aligned, codes, n_matches)
+        matches = believable(mutual_matches(aligned, codes, n_candidates), aligned, codes, near)
         if matches.nnz == 0:
             break
-        field = _displacements(start, codes, matches, membership, spread)
-        aligned = _unit(start + strength * field)
-    return aligned
+        aligned = _unit(start + strength * _displacements(start, codes, matches, membership, near))
+    return Alignment(aligned, believable(mutual_matches(aligned, codes, n_matches), aligned, codes, near))
+
+
+def believable(
+    matches: sp.csr_matrix, z: NDArray[np.float32], codes: NDArray[np.int64], near: sp.csr_matrix
+) -> sp.csr_matrix:
+    """Keep the matches whose neighbourhoods are close, or about as close as any around.
+
+    Parameters
+    ----------
+    matches
+        Symmetric matrix of matches, shape (n_cells, n_cells).
+    z
+        Positions, shape (n_cells, n_dims).
+    codes
+        Group of each cell, shape (n_cells,).
+    near
+        Row-normalised neighbours within the group, shape (n_cells, n_cells).
+    """
+    pairs = matches.tocoo()
+    i, j = pairs.row, pairs.col
+    distance = neighbourhood_distance(z, near, i, j)
+    best = np.full((len(z), int(codes.max()) + 1), np.inf)
+    np.minimum.at(best, (i, codes[j]), distance)
+    known = np.isfinite(best)
+    best = np.where(known, best, 0)
+    count = near @ known.astype(np.float32) + known
+    best = np.where(count > 0, (near @ best + best) / np.maximum(count, 1e-12), np.inf)
+    limit = np.maximum(ALWAYS, TIMES_BEST * np.minimum(best[i, codes[j]], best[j, codes[i]]))
+    keep = (distance <= limit) & (distance <= NEVER)
+    return sp.csr_matrix((np.ones(keep.sum(), np.float32), (i[keep], j[keep])), shape=matches.shape)
+
+
+def neighbourhood_distance(
+    z: NDArray[np.float32], near: sp.csr_matrix, i: NDArray[np.int64], j: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Distance between the mean neighbourhoods of two cells, in units of the neighbourhoods' radius, per pair."""
+    z = z.astype(np.float64)
+    centre = near @ z
+    norm = (z**2).sum(axis=1)
+    radius2 = np.maximum(near @ norm - 2 * (z * centre).sum(axis=1) + norm, 1e-12)
+    return np.sqrt(((centre[i] - centre[j]) ** 2).sum(axis=1) / np.sqrt(radius2[i] * radius2[j]))
 
 
 def _displacements(
@@ -68,7 +132,7 @@ def _displacements(
     codes: NDArray[np.int64],
     matches: sp.csr_matrix,
     membership: sp.csr_matrix,
-    spread: sp.csr_matrix,
+    near: sp.csr_matrix,
 ) -> NDArray[np.float32]:
     per_group = np.asarray((matches @ membership).todense())
     pairs = matches.tocoo()
@@ -86,7 +150,7 @@ def _displacements(
         if known.sum() > MIN_MATCHED:
             of_group[members] = np.median(pull[known] / support[known, None], axis=0)
     for _ in range(N_SMOOTHING):
-        pull, support = spread @ pull, spread @ support
+        pull, support = pull + near @ pull, support + near @ support
     prior = PRIOR_SUPPORT * np.median(support[support > 0])
     return ((pull + prior * of_group) / (support + prior)[:, None]).astype(np.float32)
 

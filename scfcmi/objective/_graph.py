@@ -106,7 +106,7 @@ def mutual_matches(z: NDArray[np.float32], codes: NDArray[np.int64], k: int) -> 
 
 
 def merge_affinity(
-    z: NDArray[np.float32], codes: NDArray[np.int64], n_neighbors: int, n_matches: int, n_joint: int
+    z: NDArray[np.float32], codes: NDArray[np.int64], matches: sp.csr_matrix, n_neighbors: int, n_joint: int
 ) -> sp.csr_matrix:
     """Symmetric weights between cells by which small clusters are joined.
 
@@ -119,10 +119,11 @@ def merge_affinity(
         Aligned rows, shape (n_cells, n_dims).
     codes
         Group of each cell, shape (n_cells,).
-    n_neighbors, n_matches, n_joint
-        Neighbours within the group, candidates for mutual matches, and neighbours among all cells.
+    matches
+        Symmetric matrix of matches between groups, shape (n_cells, n_cells).
+    n_neighbors, n_joint
+        Neighbours within the group, and among all cells.
     """
-    matches = mutual_matches(z, codes, n_matches)
     joint = nearest(z, z, n_joint, skip_self=True)
     total = (
         neighbours_within(z, codes, n_neighbors)

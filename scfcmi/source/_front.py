@@ -119,9 +119,7 @@ def _clip(block: Block, mean: NDArray[np.float32], scale: NDArray[np.float32]) -
     return np.minimum(block, cap)
 
 
-def _directions(
-    block: Block, membership: sp.csr_matrix, centres: NDArray[np.float32], k: int
-) -> NDArray[np.float32]:
+def _directions(block: Block, membership: sp.csr_matrix, centres: NDArray[np.float32], k: int) -> NDArray[np.float32]:
     """Leading right singular vectors of the rows minus their group's centre, without forming the difference."""
     n, n_columns = block.shape
     if k >= min(n, n_columns) - 1 or min(n, n_columns) <= SMALL:

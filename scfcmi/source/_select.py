@@ -143,7 +143,9 @@ def _check_expression(source: MatrixSource, unmasked: MatrixSource, where: str) 
 def _check_finite(block: Any, rows: slice, where: str) -> None:
     values = block.data if sp.issparse(block) else block
     # The sum is finite if and only if every value is (float32 sums of expression do not overflow in float64).
-    if not np.isfinite(values.sum(dtype=np.float64)):
+    with np.errstate(invalid="ignore"):  # infinities of both signs
+        total = values.sum(dtype=np.float64)
+    if not np.isfinite(total):
         bad = ~np.isfinite(block.toarray() if sp.issparse(block) else block)
         row = int(np.flatnonzero(bad.any(axis=1))[0]) + rows.start
         msg = (

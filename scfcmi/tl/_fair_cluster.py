@@ -104,6 +104,8 @@ def fair_cluster(
     ------
     KeyError
         If a column, layer or representation does not exist.
+    TypeError
+        If `adata` is no AnnData, or a number that counts something is not an integer.
     ValueError
         If the attribute has missing values, a single group or is a continuous measurement; if the matrix has NaN,
         infinite or negative values or empty cells; if `n_clusters` or another parameter is out of range.
@@ -122,6 +124,9 @@ def fair_cluster(
     _check_adata(adata, copy=copy)
     groups = read_groups(_column(adata, sensitive_key, "sensitive_key"), f"adata.obs[{sensitive_key!r}]")
     labels = None if label_key is None else _labels(adata, label_key)
+    if key_added in (sensitive_key, label_key):
+        msg = f"key_added={key_added!r} would overwrite a column that the result is computed from. Choose another name."
+        raise ValueError(msg)
     source, _ = select_source(adata, use_rep=use_rep, layer=layer, mask_var=mask_var)
     model = FCMI(
         n_clusters,

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
+from scipy.special import xlogy
 
-# Exponent of the larger cluster's weight in the mean: 0.5 would be the geometric mean, 0 the smaller one's weight.
-LEAN = 0.4
+# Two clusters are one when more of their weight than this lies between them.
+SEPARATION = 0.04
+# Exponent of the larger cluster's share in the mean of two shares: 0.5 would be the geometric mean, 0 the smaller share.
+LEAN_LOSS, LEAN_LINK = 0.3, 0.4
 
 
 @dataclass(frozen=True)
@@ -18,73 +22,91 @@ class MergeTree:
 
     Parameters
     ----------
-    live
-        Small clusters that hold any cell.
     steps
-        Pairs joined, the second into the first, in order, shape (n_live − 1, 2).
+        Pairs joined, the second into the first, in order, shape (n_fine − 1, 2).
     linkage
-        How closely each joined pair was linked, shape (n_live − 1,).
-    n_fine
-        Number of small clusters, empty ones included.
+        Before each of these steps, the closest link between any two clusters that are left, shape (n_fine − 1,).
     """
 
-    live: NDArray[np.int64]
     steps: NDArray[np.int64]
     linkage: NDArray[np.float64]
-    n_fine: int
 
     def cut(self, n_clusters: int) -> NDArray[np.int64]:
-        """Map from small cluster to one of `n_clusters`, shape (n_fine,); empty ones go to the first."""
-        owner = np.arange(self.n_fine)
-        for keep, gone in self.steps[: max(0, len(self.live) - n_clusters)]:
+        """Map from small cluster to one of `n_clusters`, or to itself if there are fewer, shape (n_fine,)."""
+        n_fine = len(self.steps) + 1
+        owner = np.arange(n_fine)
+        for keep, gone in self.steps[: max(0, n_fine - n_clusters)]:
             owner[owner == gone] = keep
-        final = np.unique(owner[self.live])
-        out = np.zeros(self.n_fine, np.int64)
-        out[self.live] = np.searchsorted(final, owner[self.live])
-        return out
+        return np.unique(owner, return_inverse=True)[1]
 
 
-def merge_tree(labels: NDArray[np.int64], n_fine: int, affinity: sp.csr_matrix) -> MergeTree:
-    """Join the two most closely linked clusters until one is left.
+def merge_tree(labels: NDArray[np.int64], affinity: sp.csr_matrix) -> MergeTree:
+    """Join the two clusters that can be told apart least, until one is left.
 
-    The linkage of two clusters is the weight between them over a mean of their total weights that leans a little
-    towards the smaller: a small cluster is not swallowed because it is small, and two large ones do not join because
-    they are large.
+    What a cell's cluster says about its neighbours' clusters is I(C;C'), on the table of weights between clusters. The
+    pair is joined whose union loses least of it for the cells concerned: loss over a mean of the two clusters' shares
+    that leans towards the smaller one, so that a small cluster is not swallowed because little is lost with it, and two
+    large ones do not stay apart because they are large.
 
     Parameters
     ----------
     labels
-        Small cluster of each cell, shape (n_cells,).
-    n_fine
-        Number of small clusters.
+        Small cluster of each cell, counted from 0 without gaps, shape (n_cells,).
     affinity
         Symmetric weights between cells, shape (n_cells, n_cells).
     """
-    onehot = sp.csr_matrix((np.ones(len(labels)), labels, np.arange(len(labels) + 1)), shape=(len(labels), n_fine))
-    weight = np.asarray((onehot.T @ affinity @ onehot).todense(), dtype=np.float64)
-    weight = (weight + weight.T) / 2
-    live = np.flatnonzero(np.bincount(labels, minlength=n_fine))
-    left = list(live)
+    onehot = sp.csr_matrix((np.ones(len(labels)), labels, np.arange(len(labels) + 1)))
+    table = np.asarray((onehot.T @ affinity @ onehot).todense(), dtype=np.float64)
+    table = (table + table.T) / max(2 * table.sum(), 1e-12)
+    left = list(range(len(table)))
     steps, linkage = [], []
     while len(left) > 1:
-        block = weight[np.ix_(left, left)]
-        volume = np.maximum(block.sum(axis=1), 1e-12)
-        small, large = np.minimum.outer(volume, volume), np.maximum.outer(volume, volume)
-        link = block / (small ** (1 - LEAN) * large**LEAN)
-        np.fill_diagonal(link, -1)
-        i, j = sorted(np.unravel_index(int(link.argmax()), link.shape))
+        block = table[np.ix_(left, left)]
+        share = np.maximum(block.sum(axis=1), 1e-12)
+        link = block / _leaning_mean(share, LEAN_LINK)
+        np.fill_diagonal(link, 0)
+        linkage.append(link.max())
+        loss = _information_lost(block) / _leaning_mean(share, LEAN_LOSS)
+        np.fill_diagonal(loss, np.inf)
+        i, j = sorted(np.unravel_index(int(loss.argmin()), loss.shape))
         keep, gone = left[i], left[j]
         steps.append((keep, gone))
-        linkage.append(link[i, j])
-        weight[keep] += weight[gone]
-        weight[:, keep] += weight[:, gone]
+        table[keep] += table[gone]
+        table[:, keep] += table[:, gone]
         left.pop(j)
-    return MergeTree(live, np.array(steps, np.int64).reshape(-1, 2), np.array(linkage), n_fine)
+    return MergeTree(np.array(steps, np.int64).reshape(-1, 2), np.array(linkage))
 
 
-def suggest_n_clusters(tree: MergeTree) -> tuple[int, dict[str, object]]:
-    """Choose the number of clusters at the widest gap of the linkage."""
+def suggest_n_clusters(tree: MergeTree) -> tuple[int, dict[str, Any]]:
+    """Stop joining where no two clusters that are left have more than a few percent of their weight between them.
+
+    Returns
+    -------
+    The number of clusters, at least 2, and the evidence: for each number of clusters the closest link left.
+    """
     candidates = np.arange(len(tree.linkage) + 1, 1, -1)
-    gap = np.diff(np.log(np.maximum(tree.linkage, 1e-9)), prepend=np.nan)
-    chosen = int(candidates[int(np.nanargmin(gap))]) if len(gap) > 1 else 2
-    return chosen, {"method": "linkage", "candidates": candidates, "score": tree.linkage}
+    apart = np.flatnonzero(tree.linkage < SEPARATION)
+    chosen = int(candidates[apart[0]]) if len(apart) else 2
+    evidence = {"method": "separation", "candidates": candidates, "score": tree.linkage, "threshold": SEPARATION}
+    return chosen, evidence
+
+
+def _leaning_mean(share: NDArray[np.float64], lean: float) -> NDArray[np.float64]:
+    small, large = np.minimum.outer(share, share), np.maximum.outer(share, share)
+    return small ** (1 - lean) * large**lean
+
+
+def _information_lost(table: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Loss of I(C;C') for the union of every pair of rows of a symmetric joint table, shape (n, n)."""
+    plogp, diagonal, share = xlogy(table, table), np.diag(table), table.sum(axis=1)
+    union = table[:, None, :] + table[None, :, :]
+    gain = xlogy(union, union) - plogp[:, None, :] - plogp[None, :, :]
+    n = len(table)
+    rows = np.arange(n)
+    # Columns of the pair itself form one cell of the new table and are counted apart.
+    outside = gain.sum(axis=2) - gain[rows[:, None], rows[None, :], rows[:, None]] - gain[:, rows, rows]
+    corner = diagonal[:, None] + diagonal[None, :] + 2 * table
+    inside = xlogy(corner, corner) - xlogy(diagonal, diagonal)[:, None] - xlogy(diagonal, diagonal)[None, :] - 2 * plogp
+    both = share[:, None] + share[None, :]
+    marginal = xlogy(both, both) - xlogy(share, share)[:, None] - xlogy(share, share)[None, :]
+    return 2 * marginal - 2 * outside - inside

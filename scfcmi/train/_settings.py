@@ -69,9 +69,9 @@ class Settings:
     alignment: float = 0.0
     assignment: float = 0.0
     n_comps: int = 30
-    n_fine: int = 40
+    n_fine: int = 60
     n_align_neighbors: int = 15
-    n_align_matches: int = 20
+    n_align_matches: int = 10
     n_neighbors: int = 10
     n_matches: int = 5
     n_joint: int = 15
