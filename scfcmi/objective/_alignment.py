@@ -16,9 +16,8 @@ N_SMOOTHING = 4
 PRIOR_SUPPORT = 0.1
 # Fewer matched cells than this say nothing about a group as a whole.
 MIN_MATCHED = 5
-# Distances between neighbourhoods, in radii: matches up to the first are believed, beyond the second never; in between a
-# match
-# must not be farther than so many times the best one around either end.
+# Distances between neighbourhoods, in radii: matches up to the first are believed, beyond the second never; in between
+# a match must not be farther than so many times the best one around either end.
 ALWAYS, NEVER, TIMES_BEST = 1.0, 2.5, 2.0
 
 
