@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from numbers import Integral
 from typing import Any, Self
@@ -30,6 +32,8 @@ from scfcmi.train import (
     train,
 )
 
+from ._anchors import N_ANCHORS, Anchors
+from ._files import load_model, save_model
 from ._networks import FCMINet
 
 
@@ -154,7 +158,7 @@ class FCMI:
         settings = {name: np.array(v) if isinstance(v, tuple) else v for name, v in asdict(self.settings_).items()}
         return settings | {"n_clusters": self.n_clusters_, "device": str(self.net_.centres.device)}
 
-    def fit(self, X: Any, groups: ArrayLike | Groups) -> Self:
+    def fit(self, X: Any, groups: ArrayLike | Groups, *, feature_names: Sequence[str] | None = None) -> Self:
         """Fit to cells and their groups.
 
         Parameters
@@ -164,11 +168,13 @@ class FCMI:
             an on-disk matrix that slices by rows.
         groups
             Sensitive attribute of each cell, shape (n_cells,).
+        feature_names
+            Names of the columns, by which those of later cells are matched.
 
         Returns
         -------
         The fitted estimator, with the attributes `n_clusters_`, `n_clusters_evidence_`, `settings_`, `history_`,
-        `stopped_`, and `assignment_` for the cells it was fitted to.
+        `stopped_`, `n_features_`, `feature_names_`, and `assignment_` for the cells it was fitted to.
 
         Raises
         ------
@@ -188,6 +194,8 @@ class FCMI:
         source = as_source(X)
         self.groups_ = read_groups(groups)
         self._check(source)
+        names = _feature_names(feature_names, source.shape[1])
+        self.n_features_, self.feature_names_ = source.shape[1], names
         self.settings_ = self._settings(source.shape[0])
         fabric = make_fabric(self.device, self.precision)
         if self.settings_.consensus:
@@ -232,6 +240,8 @@ class FCMI:
         else:
             self.n_clusters_, self.n_clusters_evidence_ = int(self.n_clusters), {"method": "given"}
         self.merge_ = tree.cut(self.n_clusters_)
+        kept = stratified_sketch(codes, N_ANCHORS, np.random.default_rng(self.random_state))
+        self.anchors_: Anchors | None = Anchors(sketch[kept], codes[kept])
         return projected
 
     def _fit_as_published(self, source: MatrixSource, fabric: Fabric) -> MatrixSource:
@@ -242,7 +252,7 @@ class FCMI:
             self.n_clusters_, self.n_clusters_evidence_ = chooser.n_clusters_, chooser.n_clusters_evidence_
         else:
             self.n_clusters_, self.n_clusters_evidence_ = int(self.n_clusters), {"method": "given"}
-        self.front_ = None
+        self.front_ = self.anchors_ = None
         self._make_net(source.shape[1], self.n_clusters_, None)
         self._train(source, self.groups_.codes, None, fabric)
         self.merge_ = np.arange(self.n_clusters_)
@@ -367,6 +377,83 @@ class FCMI:
         """
         return embed_all(self.net_, self._projected(X))
 
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Write the fitted model to one `.safetensors` file.
+
+        The file holds the network, the preprocessing, up to 5,000 projected cells of the fit as anchors for
+        :func:`scfcmi.tl.map_query`, and as JSON everything else that the model knows: parameters, groups, feature
+        names, history. It does not hold expression values, nor `assignment_`. It appears complete or not at all.
+
+        Parameters
+        ----------
+        path
+            Where to, ending in `.safetensors`.
+        overwrite
+            Whether a file of this name may be replaced.
+
+        Raises
+        ------
+        FileExistsError
+            If there is such a file and `overwrite=False`.
+        FileNotFoundError
+            If the folder does not exist.
+        RuntimeError
+            If the model is not fitted.
+        ValueError
+            If `path` has another suffix.
+
+        Examples
+        --------
+        >>> import tempfile, numpy as np
+        >>> from scfcmi.model import FCMI
+        >>> X = np.random.default_rng(0).normal(size=(100, 5))
+        >>> model = FCMI(2, max_epochs=2, progress_bar=False).fit(X, ["a", "b"] * 50)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     model.save(f"{folder}/model.safetensors")
+        ...     again = FCMI.load(f"{folder}/model.safetensors")
+        >>> bool((again.predict(X) == model.predict(X)).all())
+        True
+        """
+        self._check_fitted()
+        save_model(self, path, overwrite=overwrite)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], *, device: str | None = None) -> Self:
+        """Read a model that :meth:`save` wrote.
+
+        Nothing in the file is executed, and all that it claims is checked first, so that files from others can be
+        opened. Labels, soft assignments and embeddings are those of the saved model, bit by bit on the same machine.
+
+        Parameters
+        ----------
+        path
+            The file.
+        device
+            Where the model should work; when absent the device of the fit, or the best there is if that is missing.
+
+        Returns
+        -------
+        A fitted estimator, without `assignment_`.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such file.
+        ValueError
+            If it is not a model, damaged, or of another format version; the message says what is wrong.
+
+        Examples
+        --------
+        >>> from scfcmi.model import FCMI
+        >>> FCMI.load("atlas.safetensors")  # doctest: +SKIP
+        """
+        return load_model(cls, path, device=device)
+
+    def _check_fitted(self) -> None:
+        if not hasattr(self, "merge_"):
+            msg = "This model is not fitted. Call `fit` first, or `FCMI.load` a saved one."
+            raise RuntimeError(msg)
+
     def _check(self, source: MatrixSource) -> None:
         n = source.shape[0]
         if len(self.groups_.codes) != n:
@@ -430,3 +517,17 @@ class FCMI:
                 "let n_clusters=None choose, or lower `fairness`."
             )
             warn(msg)
+
+
+def _feature_names(names: Sequence[str] | None, n_columns: int) -> tuple[str, ...] | None:
+    if names is None:
+        return None
+    names = tuple(str(name) for name in names)
+    if len(names) != n_columns:
+        msg = f"feature_names has {len(names)} entries, but X has {n_columns} columns."
+        raise ValueError(msg)
+    if len(set(names)) < len(names):
+        first = next(name for i, name in enumerate(names) if name in names[:i])
+        msg = f"feature_names has duplicates (first {first!r}). Make them unique, or leave them out."
+        raise ValueError(msg)
+    return names

@@ -82,7 +82,7 @@ class Front:
         membership = sp.csr_matrix((np.ones(n, np.float32), codes, np.arange(n + 1)), shape=(n, codes.max() + 1))
         centres = dense(normalise_rows(membership.T.tocsr()) @ block).astype(np.float32)
         loadings = _directions(block, membership, centres, min(n_comps, n, n_columns))
-        return cls(mean.astype(np.float32), scale, loadings.astype(np.float32))
+        return cls(mean.astype(np.float32), scale, np.ascontiguousarray(loadings, np.float32))
 
     def transform(self, block: Block) -> NDArray[np.float32]:
         """Map rows, shape (n_rows, n_columns), to shape (n_rows, n_comps)."""

@@ -127,7 +127,7 @@ def fair_cluster(
     if key_added in (sensitive_key, label_key):
         msg = f"key_added={key_added!r} would overwrite a column that the result is computed from. Choose another name."
         raise ValueError(msg)
-    source, _ = select_source(adata, use_rep=use_rep, layer=layer, mask_var=mask_var)
+    source, names = select_source(adata, use_rep=use_rep, layer=layer, mask_var=mask_var)
     model = FCMI(
         n_clusters,
         preset=preset,
@@ -140,7 +140,8 @@ def fair_cluster(
         standardize=use_rep is None or use_rep == "X",
         progress_bar=progress_bar,
     )
-    model.fit(source, groups)
+    # Names that stand twice cannot tell the columns of later cells apart.
+    model.fit(source, groups, feature_names=names if len(set(names)) == len(names) else None)
     found = model.assignment_
     clusters = _categorical(found.labels)
     uns = {
