@@ -44,10 +44,9 @@ class MatrixSource:
         """Cut rows in the order asked for, as float32; sparse stays sparse."""
         if self.in_memory or isinstance(index, slice):
             block = self._matrix[index]
-        else:  # files want increasing positions
-            order = np.argsort(index, kind="stable")
-            block = self._matrix[np.asarray(index)[order]]
-            block = block[np.argsort(order, kind="stable")]
+        else:  # files want increasing positions, each once
+            increasing, back = np.unique(index, return_inverse=True)
+            block = self._matrix[increasing][back]
         return self._finish(block)
 
     def _finish(self, block: Any) -> Block:
@@ -69,10 +68,12 @@ class MatrixSource:
 
 
 def as_source(data: Any) -> MatrixSource:
-    """Wrap an array, a sparse matrix or an on-disk matrix; a source is returned as it is."""
+    """Wrap an array, a table, a sparse matrix or an on-disk matrix; a source is returned as it is."""
     if isinstance(data, MatrixSource):
         return data
-    if not (hasattr(data, "shape") and hasattr(data, "__getitem__")):
+    if hasattr(data, "to_numpy"):
+        data = data.to_numpy()
+    elif not (hasattr(data, "shape") and hasattr(data, "__getitem__")):
         data = np.asarray(data)
     if len(data.shape) != 2:
         msg = f"The matrix must have two dimensions (cells × features), not shape {tuple(data.shape)}."
