@@ -29,6 +29,11 @@ class Keys:
         return f"{self.key_added}_proba"
 
     @property
+    def corrected(self) -> str:
+        """Layer with corrected expression."""
+        return f"{self.key_added}_corrected"
+
+    @property
     def umap(self) -> str:
         """Entry of `obsm` with the UMAP of the learned embedding."""
         return f"X_{self.key_added}_umap"
@@ -42,3 +47,5 @@ class Keys:
     def colors(self) -> str:
         """Entry of `uns` with the palette of the labels, scanpy's convention."""
         return f"{self.key_added}_colors"
+
+    @property

@@ -1,7 +1,8 @@
 """Functions on AnnData: cluster, score, map."""
 
+from ._correct import correct
 from ._evaluate import Evaluation, evaluate
 from ._fair_cluster import fair_cluster
 from ._umap import umap
 
-__all__ = ["Evaluation", "evaluate", "fair_cluster", "umap"]
+__all__ = ["Evaluation", "correct", "evaluate", "fair_cluster", "umap"]
