@@ -49,3 +49,6 @@ class Keys:
         return f"{self.key_added}_colors"
 
     @property
+    def diagnosis(self) -> str:
+        """Entry of `uns` with the report on over-correction."""
+        return f"{self.key_added}_diagnosis"
