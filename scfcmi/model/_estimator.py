@@ -76,8 +76,8 @@ class FCMI:
     device
         `"auto"`, `"cpu"`, `"cuda"`, `"cuda:<index>"` or `"mps"`.
     precision
-        Lightning Fabric's precision: `"32-true"`, `"bf16-mixed"`, `"16-mixed"` or `"64-true"`. Information terms are
-        computed in float32 in any case.
+        Lightning Fabric's precision: `"32-true"`, `"bf16-mixed"` or `"16-mixed"`. Information terms are computed in
+        float32 in any case.
     max_epochs
         Passes over the training cells; the preset's rule when absent.
     batch_size

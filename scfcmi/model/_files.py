@@ -326,9 +326,7 @@ def _implied(document: dict[str, Any], n_entries: int, fail: Fail) -> _Spec:
             n_shared=settings.n_shared,
             temperature=settings.temperature,
         )
-    if document["params"]["precision"] == "64-true":
-        net = net.double()
-    names = {torch.float32: "F32", torch.float64: "F64", torch.int64: "I64"}
+    names = {torch.float32: "F32", torch.int64: "I64"}
     shapes = {f"net.{k}": (names[v.dtype], tuple(v.shape)) for k, v in net.state_dict().items()}
     shapes["merge"] = ("I64", (sizes["n_centres"],))
     if settings.consensus:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import torch
 from lightning_fabric import Fabric
 
-PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "64-true")
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
 
 def resolve_device(device: str) -> str:
