@@ -1,8 +1,9 @@
 """Functions on AnnData: cluster, score, map."""
 
 from ._correct import correct
+from ._diagnose import Diagnosis, diagnose
 from ._evaluate import Evaluation, evaluate
 from ._fair_cluster import fair_cluster
 from ._umap import umap
 
-__all__ = ["Evaluation", "correct", "evaluate", "fair_cluster", "umap"]
+__all__ = ["Diagnosis", "Evaluation", "correct", "diagnose", "evaluate", "fair_cluster", "umap"]
