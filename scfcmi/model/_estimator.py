@@ -377,6 +377,68 @@ class FCMI:
         """
         return embed_all(self.net_, self._projected(X))
 
+    def decode(self, embedding: ArrayLike, group: str | ArrayLike, *, X: Any = None) -> NDArray[np.float32]:
+        """Reconstruct cells through the decoder of a group: what they would look like, had it measured them.
+
+        The decoder sees what the network sees. By default that is a projection on a few directions along which cells
+        within groups differ, so what groups differ in lies in part outside of it, and what is decoded is smoother than
+        expression; :func:`scfcmi.tl.correct` works on every gene. How far a cell is from the mean is not in the
+        embedding either: it is taken from `X`, or is the typical length of the fitted cells.
+
+        Parameters
+        ----------
+        embedding
+            Embedding of cells, shape (n_cells, n_latent).
+        group
+            One group for all of them, or one for each, shape (n_cells,).
+        X
+            The cells themselves, shape (n_cells, n_columns), for their length.
+
+        Returns
+        -------
+        Array of shape (n_cells, n_columns), in the units of the input; values below zero are possible.
+
+        Raises
+        ------
+        ValueError
+            If a shape does not fit, or a group is not one of the fit.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from scfcmi.model import FCMI
+        >>> X = np.random.default_rng(0).normal(size=(100, 5))
+        >>> model = FCMI(2, max_epochs=2, progress_bar=False).fit(X, ["a", "b"] * 50)
+        >>> model.decode(model.transform(X), "b", X=X).shape
+        (100, 5)
+        """
+        self._check_fitted()
+        h = np.ascontiguousarray(embedding, np.float32)
+        n_latent = self.net_.centres.shape[1]
+        if h.ndim != 2 or h.shape[1] != n_latent:
+            msg = f"embedding has shape {h.shape}, but this model has {n_latent} dimensions."
+            raise ValueError(msg)
+        groups = np.full(len(h), group) if isinstance(group, str) else np.asarray(group)
+        codes = self.groups_.encode(groups, "group")
+        source = None if X is None else as_source(X)
+        for name, shape in (("group", codes.shape), ("X", None if source is None else source.shape[:1])):
+            if shape is not None and shape != (len(h),):
+                msg = f"{name} has shape {shape}, but embedding has {len(h)} rows."
+                raise ValueError(msg)
+        if source is not None and source.shape[1] != self.n_features_:
+            msg = f"X has {source.shape[1]} columns, but the model was fitted with {self.n_features_}."
+            raise ValueError(msg)
+        with torch.inference_mode():
+            device = self.net_.centres.device
+            z = self.net_.decoder(torch.from_numpy(h).to(device), torch.from_numpy(codes).to(device))
+        decoded = z.float().cpu().numpy()
+        if self.front_ is None:
+            return decoded
+        lengths = None
+        if source is not None:
+            lengths = np.concatenate([self.front_.lengths(block) for _, block in source.chunks()])
+        return self.front_.inverse(decoded, lengths)
+
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write the fitted model to one `.safetensors` file.
 

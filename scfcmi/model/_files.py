@@ -61,6 +61,7 @@ FIELDS = (
     "sizes",
     "levels",
     "feature_names",
+    "length",
     "history",
     "n_clusters_evidence",
     "stopped",
@@ -113,7 +114,8 @@ def load_model(cls: type[Model], path: str | os.PathLike[str], *, device: str | 
     model.merge_ = tensors.pop("merge")
     model.front_ = model.anchors_ = None
     if spec.settings.consensus:
-        model.front_ = Front(*(tensors.pop(f"front.{name}") for name in ("mean", "scale", "loadings")))
+        arrays = {name: tensors.pop(f"front.{name}") for name in ("mean", "scale", "loadings")}
+        model.front_ = Front(**arrays, length=float(document["length"]))
         model.anchors_ = Anchors(*(tensors.pop(f"anchors.{name}") for name in ("position", "codes")))
     model.n_features_ = spec.n_features
     net = spec.net
@@ -157,6 +159,7 @@ def _document(model: FCMI) -> dict[str, Any]:
         "sizes": _plain(sizes),
         "levels": list(model.groups_.levels),
         "feature_names": None if model.feature_names_ is None else list(model.feature_names_),
+        "length": None if model.front_ is None else float(model.front_.length),
         "history": _plain(model.history_),
         "n_clusters_evidence": _plain(model.n_clusters_evidence_),
         "stopped": _plain(model.stopped_),
@@ -264,6 +267,9 @@ def _document_of(header: dict[str, Any], fail: Fail) -> dict[str, Any]:
     if len(document["levels"]) < 2:
         fail("levels has fewer than two groups")
     _check_sizes(document, fail)
+    length = document["length"]
+    if length is not None and not (_is_number(length) and length >= 0):
+        fail(f"length is {_short(length)}")
     for name, values in document["history"].items():
         if not isinstance(values, list) or not all(_is_number(v) for v in values):
             fail(f"history[{_short(name)}] is not a list of finite numbers")
@@ -329,6 +335,8 @@ def _implied(document: dict[str, Any], n_entries: int, fail: Fail) -> _Spec:
     names = {torch.float32: "F32", torch.int64: "I64"}
     shapes = {f"net.{k}": (names[v.dtype], tuple(v.shape)) for k, v in net.state_dict().items()}
     shapes["merge"] = ("I64", (sizes["n_centres"],))
+    if settings.consensus != (document["length"] is not None):
+        fail("its length contradicts its settings")
     if settings.consensus:
         n_features, n_input = sizes["n_features"], sizes["n_input"]
         shapes |= {

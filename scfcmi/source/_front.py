@@ -32,11 +32,14 @@ class Front:
         Standard deviation per column (ones when columns are not standardised), shape (n_columns,).
     loadings
         Orthonormal directions, shape (n_columns, n_comps).
+    length
+        Typical length of a projected cell, before all are scaled to the same.
     """
 
     mean: NDArray[np.float32]
     scale: NDArray[np.float32]
     loadings: NDArray[np.float32]
+    length: float = 1.0
 
     @property
     def n_comps(self) -> int:
@@ -82,16 +85,34 @@ class Front:
         membership = sp.csr_matrix((np.ones(n, np.float32), codes, np.arange(n + 1)), shape=(n, codes.max() + 1))
         centres = dense(normalise_rows(membership.T.tocsr()) @ block).astype(np.float32)
         loadings = _directions(block, membership, centres, min(n_comps, n, n_columns))
-        return cls(mean.astype(np.float32), scale, np.ascontiguousarray(loadings, np.float32))
+        mean = mean.astype(np.float32)
+        length = np.linalg.norm(np.asarray(block @ loadings) - (mean / scale) @ loadings, axis=1)
+        return cls(mean, scale, np.ascontiguousarray(loadings, np.float32), float(np.median(length)))
 
     def transform(self, block: Block) -> NDArray[np.float32]:
         """Map rows, shape (n_rows, n_columns), to shape (n_rows, n_comps)."""
+        z = self._project(block)
+        length = np.linalg.norm(z, axis=1, keepdims=True)
+        return (z * (np.sqrt(self.n_comps) / np.maximum(length, 1e-12))).astype(np.float32)
+
+    def lengths(self, block: Block) -> NDArray[np.float32]:
+        """Length of rows after projection, which :meth:`transform` takes away, shape (n_rows,)."""
+        return np.linalg.norm(self._project(block), axis=1).astype(np.float32)
+
+    def inverse(self, z: NDArray[np.float32], lengths: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+        """Map transformed rows, shape (n_rows, n_comps), back to columns, shape (n_rows, n_columns).
+
+        What the directions do not span is lost, and stands at its mean. Without `lengths`, cells get the typical one.
+        """
+        length = np.full(len(z), self.length, np.float32) if lengths is None else lengths
+        rows = (z * (length / np.sqrt(self.n_comps))[:, None]) @ self.loadings.T
+        return (rows * self.scale + self.mean).astype(np.float32)
+
+    def _project(self, block: Block) -> NDArray[np.float32]:
         if (self.scale != 1).any():
             block = _clip(block, self.mean, self.scale)
         weights = self.loadings / self.scale[:, None]
-        z = np.asarray(block @ weights) - self.mean @ weights
-        length = np.linalg.norm(z, axis=1, keepdims=True)
-        return (z * (np.sqrt(self.n_comps) / np.maximum(length, 1e-12))).astype(np.float32)
+        return np.asarray(block @ weights) - self.mean @ weights
 
     def transform_all(self, source: MatrixSource) -> NDArray[np.float32]:
         """Map every row of a source, chunk by chunk."""

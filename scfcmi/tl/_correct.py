@@ -264,7 +264,7 @@ def _effects(source: MatrixSource, proba: NDArray[np.float32], groups: Groups) -
     return _Effects(profile.astype(np.float32), (shift[:, None] + deviation).astype(np.float32)), scatter
 
 
-def _embedding(adata: AnnData, keys: Keys, model: FCMI) -> NDArray[np.float32]:
+def _embedding(adata: AnnData, keys: Keys, model: Any) -> NDArray[np.float32]:
     if not isinstance(model, FCMI):
         msg = f"model must be a fitted scfcmi.model.FCMI, not {type(model).__name__}; `FCMI.load` reads a saved one."
         raise TypeError(msg)

@@ -1,0 +1,73 @@
+"""Decoding through the branch of a group."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from scfcmi.model import FCMI
+from scfcmi.source import Front, MatrixSource
+
+
+def cells() -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    kind, tech = np.arange(240) % 3, (np.arange(240) // 3) % 2
+    x = 0.4 * rng.normal(size=(240, 12)) + 4 * np.eye(12)[kind] + 1.5 * np.eye(12)[3 + tech] + 2
+    return x.astype(np.float32), np.array(["a", "b"])[tech]
+
+
+@pytest.fixture(scope="module", params=["default", "paper"])
+def model(request: pytest.FixtureRequest) -> FCMI:
+    schedule = {"max_epochs": 60} if request.param == "default" else {"max_epochs": 25, "batch_size": 32}
+    return FCMI(3, preset=request.param, **schedule, progress_bar=False, device="cpu").fit(*cells())
+
+
+def test_own_branch_comes_close(model: FCMI) -> None:
+    x, groups = cells()
+    found = model.decode(model.transform(x), groups, X=x)
+    assert found.shape == x.shape and found.dtype == np.float32
+    assert ((found - x) ** 2).mean() < 0.5 * x.var(0).mean()
+
+
+def test_group_is_a_counterfactual() -> None:
+    x, groups = cells()
+    model = FCMI(3, max_epochs=60, progress_bar=False, device="cpu").fit(x, groups)
+    h = model.transform(x)
+    one, two = model.decode(h, "a", X=x), model.decode(h, "b", X=x)
+    assert np.abs(one - two).max() > 0
+    np.testing.assert_array_equal(model.decode(h, groups, X=x), np.where((groups == "a")[:, None], one, two))
+    assert model.decode(h, "a").shape == x.shape
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        ({"embedding": np.zeros((3, 2))}, r"shape \(3, 2\), but this model has"),
+        ({"group": "c"}, r"group has values.*\['c'\]"),
+        ({"group": ["a"]}, r"group has shape \(1,\)"),
+        ({"X": np.zeros((3, 12))}, r"X has shape \(3,\)"),
+        ({"X": np.zeros((240, 3))}, "X has 3 columns"),
+    ],
+    ids=str,
+)
+def test_refused(model: FCMI, arguments: dict[str, Any], match: str) -> None:
+    given = {"embedding": model.transform(cells()[0]), "group": "a"} | arguments
+    with pytest.raises(ValueError, match=match):
+        model.decode(**given)
+
+
+def test_unfitted() -> None:
+    with pytest.raises(RuntimeError, match="not fitted"):
+        FCMI(3).decode(np.zeros((1, 2)), "a")
+
+
+@pytest.mark.parametrize("standardize", [True, False])
+def test_front_goes_back(standardize: bool) -> None:
+    x, groups = cells()
+    codes = (groups == "b").astype(np.int64)
+    front = Front.fit(MatrixSource(x), np.arange(len(x)), codes, 12, standardize=standardize)
+    np.testing.assert_allclose(front.inverse(front.transform(x), front.lengths(x)), x, atol=1e-3)
+    assert front.length == pytest.approx(float(np.median(front.lengths(x))), rel=1e-4)
+    assert front.inverse(front.transform(x)).shape == x.shape
