@@ -18,6 +18,7 @@ def test_tutorial_runs(path: Path, tmp_path: Path) -> None:
     nbformat = pytest.importorskip("nbformat", reason="nbformat is not installed")
     nbclient = pytest.importorskip("nbclient", reason="nbclient is not installed")
     pytest.importorskip("ipykernel", reason="ipykernel is not installed")
+    pytest.importorskip("igraph", reason="igraph is not installed")
     notebook = nbformat.read(path, as_version=4)
     assert not any(cell.get("outputs") for cell in notebook.cells), "tutorials are stored without outputs"
     nbclient.NotebookClient(

@@ -79,7 +79,7 @@ def fair_cluster(
     batch_size
         Cells per step; the preset's value when absent.
     progress_bar
-        Show one; when absent, only in a terminal or notebook.
+        Show one; when absent, only in a terminal.
     return_model
         Whether to return the fitted :class:`scfcmi.model.FCMI`.
     copy

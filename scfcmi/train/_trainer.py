@@ -11,7 +11,7 @@ import torch
 from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from scfcmi.objective import consensus_terms, fcmi_terms
 from scfcmi.source import MatrixSource
@@ -100,7 +100,7 @@ def train(
     random_state
         Seed of batches and of k-means.
     progress_bar
-        Whether to show one; when absent, only in a terminal or notebook.
+        Whether to show one; when absent, only in a terminal.
     """
     n_epochs = settings.max_epochs
     assert n_epochs is not None
