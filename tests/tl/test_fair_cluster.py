@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import random
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,19 @@ from sklearn.metrics import adjusted_rand_score
 
 from scfcmi.model import FCMI
 from scfcmi.tl import fair_cluster
+from scfcmi.train import one_thread
 
 QUICK: dict[str, Any] = {"max_epochs": 2, "progress_bar": False, "device": "cpu"}
 
 
 COMPUTED: list[AnnData] = []
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Data this small are not worth sharing out."""
+    with one_thread():
+        yield
 
 
 @pytest.fixture
@@ -427,7 +436,7 @@ def test_same_seed_in_a_fresh_process(expected: AnnData, tmp_path: Path) -> None
     )
     root = Path(__file__).resolve().parents[2]
     command = [sys.executable, "-c", code, str(tmp_path / "in.h5ad"), str(tmp_path / "out.csv")]
-    subprocess.run(command, check=True, cwd=root)
+    subprocess.run(command, check=True, cwd=root, env=os.environ | {"OMP_NUM_THREADS": "1"})
     labels = pd.read_csv(tmp_path / "out.csv", index_col=0)["fair_cluster"].astype(str)
     assert labels.tolist() == expected.obs["fair_cluster"].tolist()
 
