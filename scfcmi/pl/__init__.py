@@ -1,8 +1,9 @@
 """Figures from what `scfcmi.tl` wrote."""
 
 from ._composition import composition
+from ._diagnose import diagnose
 from ._n_clusters import n_clusters
 from ._training import training
 from ._umap import umap
 
-__all__ = ["composition", "n_clusters", "training", "umap"]
+__all__ = ["composition", "diagnose", "n_clusters", "training", "umap"]
