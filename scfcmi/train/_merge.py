@@ -87,7 +87,7 @@ def suggest_n_clusters(tree: MergeTree) -> tuple[int, dict[str, Any]]:
     candidates = np.arange(len(tree.linkage) + 1, 1, -1)
     apart = np.flatnonzero(tree.linkage < SEPARATION)
     chosen = int(candidates[apart[0]]) if len(apart) else 2
-    evidence = {"method": "separation", "candidates": candidates, "score": tree.linkage, "threshold": SEPARATION}
+    evidence = {"method": "linkage", "candidates": candidates, "score": tree.linkage, "threshold": SEPARATION}
     return chosen, evidence
 
 
