@@ -173,4 +173,4 @@ def _check_empty(empty: NDArray[np.int64], source: MatrixSource, unmasked: Matri
 
 
 def _names(mapping: Any) -> list[str]:
-    return [str(name) for name in mapping.keys()]
+    return [str(name) for name in mapping.keys() if name is not None]  # layers have X under None in newer AnnData
