@@ -3,7 +3,8 @@
 from ._composition import composition
 from ._diagnose import diagnose
 from ._n_clusters import n_clusters
+from ._tradeoff import tradeoff
 from ._training import training
 from ._umap import umap
 
-__all__ = ["composition", "diagnose", "n_clusters", "training", "umap"]
+__all__ = ["composition", "diagnose", "n_clusters", "tradeoff", "training", "umap"]

@@ -4,6 +4,16 @@ from ._correct import correct
 from ._diagnose import Diagnosis, diagnose
 from ._evaluate import Evaluation, evaluate
 from ._fair_cluster import fair_cluster
+from ._tradeoff import tradeoff
 from ._umap import umap
 
-__all__ = ["Diagnosis", "Evaluation", "correct", "diagnose", "evaluate", "fair_cluster", "umap"]
+__all__ = [
+    "Diagnosis",
+    "Evaluation",
+    "correct",
+    "diagnose",
+    "evaluate",
+    "fair_cluster",
+    "tradeoff",
+    "umap",
+]

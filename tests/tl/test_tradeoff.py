@@ -1,0 +1,73 @@
+"""The knob from clustering alone to independence: what the table says, and that the knob turns something."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import anndata as ad
+import pandas as pd
+import pytest
+import scanpy as sc
+from anndata import AnnData
+
+import scfcmi as sf
+
+
+def run(adata: AnnData, fairness: Sequence[float] = (0, 0.5, 1), **settings: object) -> pd.DataFrame:
+    options = {"n_clusters": 3, "max_epochs": 30, "progress_bar": False, "device": "cpu"} | settings
+    return sf.tl.tradeoff(adata, "tech", fairness=fairness, **options)
+
+
+def test_fairness_rises_with_the_knob_and_agreement_starts_at_one(adata: AnnData) -> None:
+    frame = run(adata, label_key="cell_type")
+    assert frame["fairness"].tolist() == [0, 0.5, 1]
+    assert frame["agreement_ari"].iloc[0] == frame["agreement_nmi"].iloc[0] == 1
+    assert (frame["nce"].diff().dropna() > -0.02).all()
+    assert frame[["nmi", "ari", "conditional_fairness"]].notna().all(axis=None)
+
+
+def test_a_row_is_what_clustering_alone_gives(adata: AnnData) -> None:
+    frame = run(adata, (0.5,))
+    sf.tl.fair_cluster(adata, "tech", 3, fairness=0.5, max_epochs=30, progress_bar=False, device="cpu")
+    assert frame["fairness"].tolist() == [0.5]
+    assert frame["nce"].iloc[0] == adata.uns["fair_cluster"]["metrics"]["nce"]
+
+
+def test_values_are_sorted_and_asked_once(adata: AnnData) -> None:
+    assert run(adata, (1, 0, 1), max_epochs=2)["fairness"].tolist() == [0, 1]
+
+
+def test_the_number_of_clusters_is_chosen_once(adata: AnnData) -> None:
+    frame = run(adata, (0, 0.5), n_clusters=None)
+    assert frame["n_clusters"].nunique() == 1
+
+
+def test_nothing_is_written(adata: AnnData) -> None:
+    columns = list(adata.obs)
+    assert "nmi" not in run(adata, (0.5,), max_epochs=2)
+    assert list(adata.obs) == columns
+    assert not adata.uns and not adata.obsm
+
+
+@pytest.mark.parametrize("fairness", [(), (0.5, 1.5), (-0.1,), (float("nan"),)])
+def test_values_out_of_range_are_refused(adata: AnnData, fairness: tuple[float, ...]) -> None:
+    with pytest.raises(ValueError, match="between 0"):
+        run(adata, fairness)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["pancreas_panc8_nebula_1k", "pbmc_10x_3tech_symphony"])
+def test_the_knob_is_useful_on_real_data(data_dir: Path, name: str) -> None:
+    adata = ad.read_h5ad(data_dir / f"{name}.h5ad")
+    adata.obs_names_make_unique()
+    if name.startswith("pancreas"):
+        sc.pp.normalize_total(adata, target_sum=1e4)
+        sc.pp.log1p(adata)
+    n_types = adata.obs["cell_type"].nunique()
+    frame = sf.tl.tradeoff(
+        adata, "batch", n_types, fairness=(0, 0.5, 1), label_key="cell_type", device="cpu", progress_bar=False
+    )
+    assert frame["nce"].is_monotonic_increasing
+    assert frame["n_clusters"].eq(n_types).all()
+    assert frame["ari"].iloc[-1] > 0.8 * frame["ari"].iloc[1]
