@@ -34,6 +34,16 @@ class Keys:
         return f"{self.key_added}_corrected"
 
     @property
+    def unlike(self) -> str:
+        """Column of `obs` that says which mapped cells are unlike the reference."""
+        return f"{self.key_added}_unlike"
+
+    @property
+    def distance(self) -> str:
+        """Column of `obs` with the distance of mapped cells to the reference."""
+        return f"{self.key_added}_distance"
+
+    @property
     def umap(self) -> str:
         """Entry of `obsm` with the UMAP of the learned embedding."""
         return f"X_{self.key_added}_umap"

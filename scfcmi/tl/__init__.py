@@ -4,7 +4,7 @@ from ._correct import correct
 from ._diagnose import Diagnosis, diagnose
 from ._evaluate import Evaluation, evaluate
 from ._fair_cluster import fair_cluster
-from ._tradeoff import tradeoff
+from ._map_query import map_query
 from ._umap import umap
 
 __all__ = [
@@ -14,6 +14,6 @@ __all__ = [
     "diagnose",
     "evaluate",
     "fair_cluster",
-    "tradeoff",
+    "map_query",
     "umap",
 ]
