@@ -29,6 +29,16 @@ class Keys:
         return f"{self.key_added}_proba"
 
     @property
+    def confidence(self) -> str:
+        """Column of `obs` with the largest soft assignment."""
+        return f"{self.key_added}_confidence"
+
+    @property
+    def stability(self) -> str:
+        """Column of `obs` with the agreement of several runs."""
+        return f"{self.key_added}_stability"
+
+    @property
     def corrected(self) -> str:
         """Layer with corrected expression."""
         return f"{self.key_added}_corrected"

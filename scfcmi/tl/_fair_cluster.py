@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from scfcmi._keys import DEFAULT_KEY, Keys
 from scfcmi.metrics import clustering_scores
 from scfcmi.model import FCMI
+from scfcmi.model._several import fit_several
 from scfcmi.source import read_groups, select_source
 from scfcmi.source._select import DEFAULT_MASK
 from scfcmi.train import Preset
@@ -30,6 +32,7 @@ def fair_cluster(
     fairness: float | None = None,
     key_added: str = DEFAULT_KEY,
     random_state: int = 0,
+    n_init: int = 1,
     device: str = "auto",
     precision: str = "32-true",
     max_epochs: int | None = None,
@@ -70,6 +73,9 @@ def fair_cluster(
         Name under which results are written.
     random_state
         Seed. The same seed, device and versions give the same labels.
+    n_init
+        Number of runs, with the seeds `random_state`, `random_state + 1`, … and the same number of clusters. The one
+        that agrees most with the others is kept; its seed is in `uns[key_added]["params"]`.
     device
         `"auto"`, `"cpu"`, `"cuda"`, `"cuda:<index>"` or `"mps"`.
     precision
@@ -91,6 +97,11 @@ def fair_cluster(
 
     `adata.obs[key_added]` : :class:`pandas.Series` (dtype `category`)
         Cluster labels, strings in natural order, `"0"` the largest.
+    `adata.obs[key_added + "_confidence"]` : :class:`pandas.Series` (dtype `float32`)
+        Largest soft assignment of the cell. Low between clusters; it orders cells, and is no calibrated probability.
+    `adata.obs[key_added + "_stability"]` : :class:`pandas.Series` (dtype `float32`)
+        Only if `n_init` > 1: share of the runs, the kept one included, that put the cell into the cluster that
+        corresponds to its own.
     `adata.obsm["X_" + key_added]` : :class:`numpy.ndarray` (dtype `float32`)
         Embedding, shape (n_cells, n_latent), rows of unit length.
     `adata.obsm[key_added + "_proba"]` : :class:`numpy.ndarray` (dtype `float32`)
@@ -98,7 +109,7 @@ def fair_cluster(
     `adata.uns[key_added]` : :class:`dict`
         `params`; `history`, one array per loss term and for I(X;C|G) and I(G;C), per epoch; `metrics`, see
         :func:`scfcmi.metrics.clustering_scores`; `n_clusters`, how their number was chosen; `stopped`, when and why
-        training ended.
+        training ended; `stability`, the mean ARI between two runs, if `n_init` > 1.
 
     Raises
     ------
@@ -124,27 +135,37 @@ def fair_cluster(
     _check_adata(adata, copy=copy)
     groups = read_groups(_column(adata, sensitive_key, "sensitive_key"), f"adata.obs[{sensitive_key!r}]")
     labels = None if label_key is None else _labels(adata, label_key)
-    if key_added in (sensitive_key, label_key):
+    if {sensitive_key, label_key} & {keys.labels, keys.confidence, keys.stability}:
         msg = f"key_added={key_added!r} would overwrite a column that the result is computed from. Choose another name."
         raise ValueError(msg)
+    _check_n_init(n_init, random_state)
     source, names = select_source(adata, use_rep=use_rep, layer=layer, mask_var=mask_var)
-    model = FCMI(
-        n_clusters,
-        preset=preset,
-        fairness=fairness,
-        random_state=random_state,
-        device=device,
-        precision=precision,
-        max_epochs=max_epochs,
-        batch_size=batch_size,
-        standardize=use_rep is None or use_rep == "X",
-        progress_bar=progress_bar,
-    )
     # Names that stand twice cannot tell the columns of later cells apart.
-    model.fit(source, groups, feature_names=names if len(set(names)) == len(names) else None)
+    feature_names = names if len(set(names)) == len(names) else None
+
+    def fit(n_clusters: int | None, seed: int) -> FCMI:
+        return FCMI(
+            n_clusters,
+            preset=preset,
+            fairness=fairness,
+            random_state=seed,
+            device=device,
+            precision=precision,
+            max_epochs=max_epochs,
+            batch_size=batch_size,
+            standardize=use_rep is None or use_rep == "X",
+            progress_bar=progress_bar,
+        ).fit(source, groups, feature_names=feature_names)
+
+    several = None
+    if n_init == 1:
+        model = fit(n_clusters, random_state)
+    else:
+        several = fit_several(fit, n_clusters, range(random_state, random_state + n_init))
+        model = several.model
     found = model.assignment_
     clusters = _categorical(found.labels)
-    uns = {
+    uns: dict[str, Any] = {
         "params": _storable(
             model.get_params()
             | model.used_params()
@@ -154,6 +175,7 @@ def fair_cluster(
                 "use_rep": use_rep,
                 "layer": layer,
                 "n_vars": source.shape[1],
+                "n_init": n_init,
             }
         ),
         "history": model.history_,
@@ -161,13 +183,20 @@ def fair_cluster(
         "n_clusters": model.n_clusters_evidence_,
         "stopped": model.stopped_,
     }
+    if several is not None:
+        uns["stability"] = several.mean_ari
     target = adata.copy() if copy else adata
     if target.is_view:
         target._init_as_actual(target.copy())  # as scanpy does: writing to a view makes it an object of its own
     # What was drawn from an earlier run under this name does not belong to this one.
     target.obsm.pop(keys.umap, None)
-    target.uns.pop(keys.colors, None)
+    for stale in (keys.colors, keys.diagnosis):
+        target.uns.pop(stale, None)
+    target.obs.drop(columns=keys.stability, errors="ignore", inplace=True)
     target.obs[keys.labels] = pd.Series(clusters, index=target.obs_names)
+    target.obs[keys.confidence] = found.proba.max(axis=1)
+    if several is not None:
+        target.obs[keys.stability] = several.stability
     target.obsm[keys.embedding] = found.embedding
     target.obsm[keys.proba] = found.proba
     target.uns[keys.uns] = uns
@@ -189,6 +218,17 @@ def _check_adata(adata: AnnData, *, copy: bool) -> None:
         raise ValueError(msg)
     if copy and adata.isbacked:
         msg = "copy=True is not possible for backed data. Use copy=False, or `adata.to_memory()` first."
+        raise ValueError(msg)
+
+
+def _check_n_init(n_init: int, random_state: int) -> None:
+    values: dict[str, Any] = {"n_init": n_init, "random_state": random_state}
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, Integral):
+            msg = f"{name}={value!r} must be an integer, not {type(value).__name__}."
+            raise TypeError(msg)
+    if n_init < 1:
+        msg = f"n_init={n_init} must be at least 1."
         raise ValueError(msg)
 
 
