@@ -5,6 +5,7 @@ from ._diagnose import Diagnosis, diagnose
 from ._evaluate import Evaluation, evaluate
 from ._fair_cluster import fair_cluster
 from ._map_query import map_query
+from ._tradeoff import tradeoff
 from ._umap import umap
 
 __all__ = [
@@ -15,5 +16,6 @@ __all__ = [
     "evaluate",
     "fair_cluster",
     "map_query",
+    "tradeoff",
     "umap",
 ]
