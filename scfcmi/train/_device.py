@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 import torch
 from lightning_fabric import Fabric
+from threadpoolctl import threadpool_limits
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
@@ -56,14 +57,15 @@ def make_fabric(device: str, precision: str) -> Fabric:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Run PyTorch's CPU work on one thread for a while.
+    """Run CPU work of PyTorch, BLAS and scikit-learn on one thread for a while.
 
-    The layers of a small network are too short to be worth sharing: threads that wait for each other cost more than
+    The pieces of a small problem are too short to be worth sharing: threads that wait for each other cost more than
     they bring, many times more on a busy machine, and results would depend on their number.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        yield
+        with threadpool_limits(1):
+            yield
     finally:
         torch.set_num_threads(before)
