@@ -86,7 +86,7 @@ class FCMI:
         Whether columns are brought to unit variance first: yes for genes, no for a representation such as principal
         components. The paper preset never does.
     progress_bar
-        Show one; when absent, only in a terminal or notebook.
+        Show one; when absent, only in a terminal.
 
     Examples
     --------
@@ -199,7 +199,8 @@ class FCMI:
         self.settings_ = self._settings(source.shape[0])
         fabric = make_fabric(self.device, self.precision)
         if self.settings_.consensus:
-            projected = self._fit_by_consensus(source, fabric)
+            with one_thread():
+                projected = self._fit_by_consensus(source, fabric)
         else:
             projected = self._fit_as_published(source, fabric)
         self.n_clusters_evidence_["chosen"] = self.n_clusters_
@@ -227,8 +228,7 @@ class FCMI:
         n_fine = min(max(settings.n_fine, self.n_clusters or 0), len(rows))
         centres = kmeans_centres(position, n_fine, random_state=self.random_state, n_init=1)
         self._make_net(front.n_comps, front.n_comps, centres)
-        with one_thread():
-            self._train(MatrixSource(sketch), codes, Targets(position, centres), fabric)
+        self._train(MatrixSource(sketch), codes, Targets(position, centres), fabric)
         found = self._fine_proba(embed_all(self.net_, MatrixSource(sketch))).argmax(1)
         live, fine = np.unique(found, return_inverse=True)
         # A small cluster that no cell chose has no place in the merging: cells to come must not choose it either.
