@@ -192,7 +192,8 @@ def fair_cluster(
     target.obsm.pop(keys.umap, None)
     for stale in (keys.colors, keys.diagnosis):
         target.uns.pop(stale, None)
-    target.obs.drop(columns=keys.stability, errors="ignore", inplace=True)
+    if keys.stability in target.obs:
+        del target.obs[keys.stability]
     target.obs[keys.labels] = pd.Series(clusters, index=target.obs_names)
     target.obs[keys.confidence] = found.proba.max(axis=1)
     if several is not None:
