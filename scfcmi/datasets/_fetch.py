@@ -73,7 +73,7 @@ def fetch(name: str, *, cache_dir: str | os.PathLike[str] | None = None) -> Path
     Parameters
     ----------
     name
-        Key of :data:`scfcmi.datasets.REGISTRY`.
+        Key of `scfcmi.datasets.REGISTRY`.
     cache_dir
         Folder for downloads; when absent, the one that the environment variable `SCFCMI_DATA_DIR` names, or else the
         user's cache folder.
