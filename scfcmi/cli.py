@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+from scfcmi._keys import DEFAULT_KEY
+
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
 OK, FAILED, INTERRUPTED = 0, 1, 130
-DEFAULT_KEY = "fair_cluster"
 DEMO_CELLS, DEMO_GENES = 1500, 2000
 
 

@@ -51,9 +51,7 @@ def stratified_batches(
         if len(small):
             absent = np.setdiff1d(small, codes[rows])
             extra = np.array([rng.choice(members[g]) for g in absent], dtype=np.int64)
-            weights[np.isin(codes[rows], small)] = 0
-            present = np.intersect1d(small, codes[rows])
-            for g in present:
+            for g in np.intersect1d(small, codes[rows]):
                 here = codes[rows] == g
                 weights[here] = counts[g] / n_batches / here.sum()
             rows = np.concatenate([rows, extra])
