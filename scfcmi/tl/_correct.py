@@ -15,7 +15,7 @@ from scfcmi.model import FCMI
 from scfcmi.source import Groups, MatrixSource, read_groups, select_source
 from scfcmi.source._matrix import dense
 
-from ._fair_cluster import _check_adata, _column
+from ._fair_cluster import _check_adata, _column, _writable
 
 # Cells of a group in a place at which its own deviation there counts half, next to that of the group as a whole.
 PRIOR_CELLS = 5.0
@@ -136,9 +136,7 @@ def correct(
     ]
     before, after, total = (sum(part[i] for part in corrected) for i in (1, 2, 3))
     values = [part[0] for part in corrected]
-    target = adata.copy() if copy else adata
-    if target.is_view:
-        target._init_as_actual(target.copy())
+    target = _writable(adata, copy=copy)
     target.layers[layer_added] = np.hstack(values) if sparse_threshold is None else sp.hstack(values, format="csr")
     record = {
         "layer_added": layer_added,

@@ -185,9 +185,7 @@ def fair_cluster(
     }
     if several is not None:
         uns["stability"] = several.mean_ari
-    target = adata.copy() if copy else adata
-    if target.is_view:
-        target._init_as_actual(target.copy())  # as scanpy does: writing to a view makes it an object of its own
+    target = _writable(adata, copy=copy)
     # What was drawn from an earlier run under this name does not belong to this one.
     target.obsm.pop(keys.umap, None)
     for stale in (keys.colors, keys.diagnosis):
@@ -204,6 +202,14 @@ def fair_cluster(
     if copy:
         return (target, model) if return_model else target
     return model if return_model else None
+
+
+def _writable(adata: AnnData, *, copy: bool) -> AnnData:
+    """The object to write to: a copy, or `adata` itself, which stops being a view, as scanpy's functions do."""
+    target = adata.copy() if copy else adata
+    if target.is_view:
+        target._init_as_actual(target.copy())
+    return target
 
 
 def _check_adata(adata: AnnData, *, copy: bool) -> None:

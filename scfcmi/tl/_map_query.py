@@ -18,7 +18,7 @@ from scfcmi.source import MatrixSource, select_source
 from scfcmi.source._matrix import dense
 from scfcmi.train import embed_all
 
-from ._fair_cluster import _check_adata, _column
+from ._fair_cluster import _check_adata, _column, _writable
 
 NewGroups = Literal["error", "fit"]
 # Share of the model's genes below which cells cannot be placed.
@@ -146,9 +146,7 @@ def map_query(
         msg = f"No cell of {unmatched} has a match in the reference: these groups are placed without alignment."
         warn(msg)
 
-    target = adata.copy() if copy else adata
-    if target.is_view:
-        target._init_as_actual(target.copy())
+    target = _writable(adata, copy=copy)
     target.obsm.pop(keys.umap, None)
     target.uns.pop(keys.colors, None)
     clusters = pd.Categorical(labels.astype(str), categories=names)
