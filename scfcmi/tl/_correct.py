@@ -15,7 +15,7 @@ from scfcmi.model import FCMI
 from scfcmi.source import Groups, MatrixSource, read_groups, select_source
 from scfcmi.source._matrix import dense
 
-from ._fair_cluster import _check_adata, _column, _writable
+from ._adata import check_adata, obs_column, writable
 
 # Cells of a group in a place at which its own deviation there counts half, next to that of the group as a whole.
 PRIOR_CELLS = 5.0
@@ -103,14 +103,14 @@ def correct(
     (300, 200)
     """
     keys = Keys(key)
-    _check_adata(adata, copy=copy)
+    check_adata(adata, copy=copy)
     embedding = _embedding(adata, keys, model)
     params = adata.uns.get(keys.uns, {}).get("params", {})
     sensitive_key = sensitive_key if sensitive_key is not None else params.get("sensitive_key")
     if sensitive_key is None:
         msg = f"adata.uns[{key!r}] does not say which column holds the groups: pass sensitive_key."
         raise ValueError(msg)
-    groups = read_groups(_column(adata, sensitive_key, "sensitive_key"), f"adata.obs[{sensitive_key!r}]")
+    groups = read_groups(obs_column(adata, sensitive_key, "sensitive_key"), f"adata.obs[{sensitive_key!r}]")
     weights = _weights(reference, groups)
     layer_added = keys.corrected if layer_added is None else layer_added
     layer = layer if layer is not None else params.get("layer")
@@ -136,7 +136,7 @@ def correct(
     ]
     before, after, total = (sum(part[i] for part in corrected) for i in (1, 2, 3))
     values = [part[0] for part in corrected]
-    target = _writable(adata, copy=copy)
+    target = writable(adata, copy=copy)
     target.layers[layer_added] = np.hstack(values) if sparse_threshold is None else sp.hstack(values, format="csr")
     record = {
         "layer_added": layer_added,

@@ -18,6 +18,8 @@ from scfcmi.source import read_groups, select_source
 from scfcmi.source._select import DEFAULT_MASK
 from scfcmi.train import Preset
 
+from ._adata import check_adata, obs_column, obs_labels, writable
+
 
 def fair_cluster(
     adata: AnnData,
@@ -132,9 +134,9 @@ def fair_cluster(
     (300, 4)
     """
     keys = Keys(key_added)
-    _check_adata(adata, copy=copy)
-    groups = read_groups(_column(adata, sensitive_key, "sensitive_key"), f"adata.obs[{sensitive_key!r}]")
-    labels = None if label_key is None else _labels(adata, label_key)
+    check_adata(adata, copy=copy)
+    groups = read_groups(obs_column(adata, sensitive_key, "sensitive_key"), f"adata.obs[{sensitive_key!r}]")
+    labels = None if label_key is None else obs_labels(adata, label_key)
     if {sensitive_key, label_key} & {keys.labels, keys.confidence, keys.stability}:
         msg = f"key_added={key_added!r} would overwrite a column that the result is computed from. Choose another name."
         raise ValueError(msg)
@@ -185,7 +187,7 @@ def fair_cluster(
     }
     if several is not None:
         uns["stability"] = several.mean_ari
-    target = _writable(adata, copy=copy)
+    target = writable(adata, copy=copy)
     # What was drawn from an earlier run under this name does not belong to this one.
     target.obsm.pop(keys.umap, None)
     for stale in (keys.colors, keys.diagnosis):
@@ -204,30 +206,6 @@ def fair_cluster(
     return model if return_model else None
 
 
-def _writable(adata: AnnData, *, copy: bool) -> AnnData:
-    """The object to write to: a copy, or `adata` itself, which stops being a view, as scanpy's functions do."""
-    target = adata.copy() if copy else adata
-    if target.is_view:
-        target._init_as_actual(target.copy())
-    return target
-
-
-def _check_adata(adata: AnnData, *, copy: bool) -> None:
-    if not isinstance(adata, AnnData):
-        msg = f"adata must be an AnnData, not {type(adata).__name__}. For arrays use `scfcmi.model.FCMI`."
-        raise TypeError(msg)
-    if adata.n_obs == 0:
-        msg = "adata has no cells."
-        raise ValueError(msg)
-    if not adata.obs_names.is_unique:
-        first = adata.obs_names[adata.obs_names.duplicated()][0]
-        msg = f"adata.obs_names has duplicates (first {first!r}). Run `adata.obs_names_make_unique()` first."
-        raise ValueError(msg)
-    if copy and adata.isbacked:
-        msg = "copy=True is not possible for backed data. Use copy=False, or `adata.to_memory()` first."
-        raise ValueError(msg)
-
-
 def _check_n_init(n_init: int, random_state: int) -> None:
     values: dict[str, Any] = {"n_init": n_init, "random_state": random_state}
     for name, value in values.items():
@@ -237,25 +215,6 @@ def _check_n_init(n_init: int, random_state: int) -> None:
     if n_init < 1:
         msg = f"n_init={n_init} must be at least 1."
         raise ValueError(msg)
-
-
-def _column(adata: AnnData, key: str, argument: str) -> pd.Series:
-    if key not in adata.obs:
-        msg = f"{argument}={key!r} is not a column of adata.obs; there are {[str(c) for c in adata.obs.columns]}."
-        raise KeyError(msg)
-    return adata.obs[key]
-
-
-def _labels(adata: AnnData, label_key: str) -> pd.Series:
-    labels = _column(adata, label_key, "label_key")
-    n_missing = int(labels.isna().sum())
-    if n_missing:
-        msg = (
-            f"label_key={label_key!r} has {n_missing} missing values. Score without them: cluster without label_key, "
-            "then run `scfcmi.tl.evaluate` on the labelled cells."
-        )
-        raise ValueError(msg)
-    return labels
 
 
 def _categorical(labels: NDArray[np.int64]) -> pd.Categorical[str]:

@@ -18,7 +18,7 @@ from scfcmi.source import MatrixSource, select_source
 from scfcmi.source._matrix import dense
 from scfcmi.train import embed_all
 
-from ._fair_cluster import _check_adata, _column, _writable
+from ._adata import check_adata, obs_column, writable
 
 NewGroups = Literal["error", "fit"]
 # Share of the model's genes below which cells cannot be placed.
@@ -103,7 +103,7 @@ def map_query(
     0
     """
     keys = Keys(key_added)
-    _check_adata(adata, copy=copy)
+    check_adata(adata, copy=copy)
     _check_model(model)
     if new_groups not in get_args(NewGroups):
         msg = f"new_groups={new_groups!r} is unknown: use one of {list(get_args(NewGroups))}."
@@ -146,7 +146,7 @@ def map_query(
         msg = f"No cell of {unmatched} has a match in the reference: these groups are placed without alignment."
         warn(msg)
 
-    target = _writable(adata, copy=copy)
+    target = writable(adata, copy=copy)
     target.obsm.pop(keys.umap, None)
     target.uns.pop(keys.colors, None)
     clusters = pd.Categorical(labels.astype(str), categories=names)
@@ -177,7 +177,7 @@ def _check_model(model: Any) -> None:
 
 
 def _values(adata: AnnData, sensitive_key: str) -> NDArray[Any]:
-    column = _column(adata, sensitive_key, "sensitive_key")
+    column = obs_column(adata, sensitive_key, "sensitive_key")
     n_missing = int(column.isna().sum())
     if n_missing:
         msg = f"sensitive_key={sensitive_key!r} has {n_missing} missing values. Drop these cells, or name their group."

@@ -15,7 +15,7 @@ from scfcmi.model import FCMI
 from scfcmi.source import read_groups, select_source
 from scfcmi.source._select import DEFAULT_MASK
 
-from ._fair_cluster import _check_adata, _column, _labels
+from ._adata import check_adata, obs_column, obs_labels
 
 WITH_LABELS = ("nmi", "ari", "conditional_fairness")
 
@@ -92,13 +92,13 @@ def tradeoff(
     >>> frame["agreement_ari"].iloc[0]
     np.float64(1.0)
     """
-    _check_adata(adata, copy=False)
+    check_adata(adata, copy=False)
     values = sorted({float(value) for value in fairness})
     if not values or not all(0 <= value <= 1 for value in values):
         msg = f"fairness={tuple(fairness)} must name values between 0 (cluster only) and 1 (independence)."
         raise ValueError(msg)
-    groups = read_groups(_column(adata, sensitive_key, "sensitive_key"), f"adata.obs[{sensitive_key!r}]")
-    labels = None if label_key is None else _labels(adata, label_key)
+    groups = read_groups(obs_column(adata, sensitive_key, "sensitive_key"), f"adata.obs[{sensitive_key!r}]")
+    labels = None if label_key is None else obs_labels(adata, label_key)
     source, _ = select_source(adata, use_rep=use_rep, layer=layer, mask_var=mask_var)
 
     def fit(n_clusters: int | None, value: float | None) -> FCMI:

@@ -1,0 +1,52 @@
+"""What every function on AnnData checks first, and what it writes to in the end."""
+
+from __future__ import annotations
+
+import pandas as pd
+from anndata import AnnData
+
+
+def check_adata(adata: AnnData, *, copy: bool) -> None:
+    """Refuse what no function can work on."""
+    if not isinstance(adata, AnnData):
+        msg = f"adata must be an AnnData, not {type(adata).__name__}. For arrays use `scfcmi.model.FCMI`."
+        raise TypeError(msg)
+    if adata.n_obs == 0:
+        msg = "adata has no cells."
+        raise ValueError(msg)
+    if not adata.obs_names.is_unique:
+        first = adata.obs_names[adata.obs_names.duplicated()][0]
+        msg = f"adata.obs_names has duplicates (first {first!r}). Run `adata.obs_names_make_unique()` first."
+        raise ValueError(msg)
+    if copy and adata.isbacked:
+        msg = "copy=True is not possible for backed data. Use copy=False, or `adata.to_memory()` first."
+        raise ValueError(msg)
+
+
+def obs_column(adata: AnnData, key: str, argument: str) -> pd.Series:
+    """A column of `obs`, by the name that an argument gives."""
+    if key not in adata.obs:
+        msg = f"{argument}={key!r} is not a column of adata.obs; there are {[str(c) for c in adata.obs.columns]}."
+        raise KeyError(msg)
+    return adata.obs[key]
+
+
+def obs_labels(adata: AnnData, label_key: str) -> pd.Series:
+    """Curated labels, complete."""
+    values = obs_column(adata, label_key, "label_key")
+    n_missing = int(values.isna().sum())
+    if n_missing:
+        msg = (
+            f"label_key={label_key!r} has {n_missing} missing values. Score without them: cluster without label_key, "
+            "then run `scfcmi.tl.evaluate` on the labelled cells."
+        )
+        raise ValueError(msg)
+    return values
+
+
+def writable(adata: AnnData, *, copy: bool) -> AnnData:
+    """The object to write to: a copy, or `adata` itself, which stops being a view, as scanpy's functions do."""
+    target = adata.copy() if copy else adata
+    if target.is_view:
+        target._init_as_actual(target.copy())
+    return target
