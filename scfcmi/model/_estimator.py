@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from numbers import Integral
 from typing import Any, Self
@@ -16,7 +16,6 @@ from numpy.typing import ArrayLike, NDArray
 from scfcmi._warn import warn
 from scfcmi.objective import align, merge_affinity
 from scfcmi.source import Front, Groups, MatrixSource, as_source, read_groups, stratified_sketch
-from scfcmi.source._matrix import dense
 from scfcmi.train import (
     PRESETS,
     Preset,
@@ -200,22 +199,22 @@ class FCMI:
         fabric = make_fabric(self.device, self.precision)
         if self.settings_.consensus:
             with one_thread():
-                projected = self._fit_by_consensus(source, fabric)
+                self._fit_by_consensus(source, fabric)
         else:
-            projected = self._fit_as_published(source, fabric)
+            self._fit_as_published(source, fabric)
         self.n_clusters_evidence_["chosen"] = self.n_clusters_
-        self._number_by_size(projected)
+        self._number_by_size(source)
         return self
 
-    def _fit_by_consensus(self, source: MatrixSource, fabric: Fabric) -> MatrixSource:
+    def _fit_by_consensus(self, source: MatrixSource, fabric: Fabric) -> None:
         """Align a sketch, learn its small clusters, merge them."""
         settings = self.settings_
         rows = stratified_sketch(self.groups_.codes, settings.sketch_size, np.random.default_rng(self.random_state))
         codes = self.groups_.codes[rows]
-        front = Front.fit(source, rows, codes, settings.n_comps, standardize=self.standardize)
+        block = source.gather(rows)
+        front = Front.fit(block, codes, settings.n_comps, standardize=self.standardize)
         self.front_: Front | None = front
-        projected = MatrixSource(front.transform_all(source))
-        sketch = dense(projected.rows(rows))
+        sketch = front.transform(block)
         aligned = align(
             sketch,
             codes,
@@ -242,10 +241,10 @@ class FCMI:
         self.merge_ = tree.cut(self.n_clusters_)
         kept = stratified_sketch(codes, N_ANCHORS, np.random.default_rng(self.random_state))
         self.anchors_: Anchors | None = Anchors(sketch[kept], codes[kept])
-        return projected
 
-    def _fit_as_published(self, source: MatrixSource, fabric: Fabric) -> MatrixSource:
+    def _fit_as_published(self, source: MatrixSource, fabric: Fabric) -> None:
         """Train on the columns as they are, with as many centres as clusters."""
+        source.settle()
         if self.n_clusters is None:
             params = self.get_params() | {"preset": "default", "fairness": None, "max_epochs": None, "batch_size": None}
             chooser = FCMI(**params).fit(source, self.groups_)
@@ -256,7 +255,6 @@ class FCMI:
         self._make_net(source.shape[1], self.n_clusters_, None)
         self._train(source, self.groups_.codes, None, fabric)
         self.merge_ = np.arange(self.n_clusters_)
-        return source
 
     def _make_net(self, n_input: int, n_latent: int, centres: NDArray[np.float32] | None) -> None:
         settings = self.settings_
@@ -309,7 +307,30 @@ class FCMI:
         >>> model.assign(X).proba.shape
         (100, 2)
         """
-        return self._assign(self._projected(X))
+        return self._assign(self._source(X))
+
+    def assign_chunks(self, X: Any) -> Iterator[tuple[slice, Assignment]]:
+        """Labels, soft assignments and embedding of any number of cells, in one pass and bounded memory.
+
+        Parameters
+        ----------
+        X
+            Cells with the columns of the fit, shape (n_cells, n_columns); in memory, on disk or lazy.
+
+        Yields
+        ------
+        Consecutive rows, and the three arrays for them.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from scfcmi.model import FCMI
+        >>> X = np.random.default_rng(0).normal(size=(100, 5))
+        >>> model = FCMI(2, max_epochs=2, progress_bar=False).fit(X, ["a", "b"] * 50)
+        >>> [(rows.start, rows.stop, part.proba.shape) for rows, part in model.assign_chunks(X)]
+        [(0, 100, (100, 2))]
+        """
+        return self._walk(self._source(X))
 
     def predict(self, X: Any) -> NDArray[np.int64]:
         """Cluster of each cell.
@@ -375,7 +396,7 @@ class FCMI:
         >>> FCMI(2, max_epochs=2, progress_bar=False).fit(X, ["a", "b"] * 50).transform(X).shape
         (100, 5)
         """
-        return embed_all(self.net_, self._projected(X))
+        return self.assign(X).embedding
 
     def decode(self, embedding: ArrayLike, group: str | ArrayLike, *, X: Any = None) -> NDArray[np.float32]:
         """Reconstruct cells through the decoder of a group: what they would look like, had it measured them.
@@ -420,14 +441,11 @@ class FCMI:
             raise ValueError(msg)
         groups = np.full(len(h), group) if isinstance(group, str) else np.asarray(group)
         codes = self.groups_.encode(groups, "group")
-        source = None if X is None else as_source(X)
+        source = None if X is None else self._source(X)
         for name, shape in (("group", codes.shape), ("X", None if source is None else source.shape[:1])):
             if shape is not None and shape != (len(h),):
                 msg = f"{name} has shape {shape}, but embedding has {len(h)} rows."
                 raise ValueError(msg)
-        if source is not None and source.shape[1] != self.n_features_:
-            msg = f"X has {source.shape[1]} columns, but the model was fitted with {self.n_features_}."
-            raise ValueError(msg)
         with torch.inference_mode():
             device = self.net_.centres.device
             z = self.net_.decoder(torch.from_numpy(h).to(device), torch.from_numpy(codes).to(device))
@@ -549,23 +567,38 @@ class FCMI:
         n_training = min(n_cells, settings.sketch_size) if settings.consensus else n_cells
         return settings.with_changes(max_epochs=settings.max_epochs or default_epochs(n_training, settings.batch_size))
 
-    def _projected(self, X: Any) -> MatrixSource:
+    def _source(self, X: Any) -> MatrixSource:
+        self._check_fitted()
         source = as_source(X)
-        return source if self.front_ is None else MatrixSource(self.front_.transform_all(source))
+        if source.shape[1] != self.n_features_:
+            msg = f"X has {source.shape[1]} columns, but the model was fitted with {self.n_features_}."
+            raise ValueError(msg)
+        return source
 
     def _fine_proba(self, embedding: NDArray[np.float32]) -> NDArray[np.float32]:
         with torch.inference_mode():
             h = torch.from_numpy(embedding).to(self.net_.centres.device)
             return self.net_.assign(h).cpu().numpy()
 
-    def _assign(self, projected: MatrixSource) -> Assignment:
-        embedding = embed_all(self.net_, projected)
-        fine = self._fine_proba(embedding)
+    def _walk(self, source: MatrixSource) -> Iterator[tuple[slice, Assignment]]:
         merge = np.eye(self.n_clusters_, dtype=np.float32)[self.merge_]
-        return Assignment(self.merge_[fine.argmax(1)], fine @ merge, embedding)
+        for rows, block in source.chunks():
+            z = block if self.front_ is None else self.front_.transform(block)
+            embedding = embed_all(self.net_, MatrixSource(z))
+            fine = self._fine_proba(embedding)
+            yield rows, Assignment(self.merge_[fine.argmax(1)], fine @ merge, embedding)
 
-    def _number_by_size(self, projected: MatrixSource) -> None:
-        found = self._assign(projected)
+    def _assign(self, source: MatrixSource) -> Assignment:
+        n = source.shape[0]
+        labels = np.empty(n, np.int64)
+        proba = np.empty((n, self.n_clusters_), np.float32)
+        embedding = np.empty((n, self.net_.centres.shape[1]), np.float32)
+        for rows, part in self._walk(source):
+            labels[rows], proba[rows], embedding[rows] = part.labels, part.proba, part.embedding
+        return Assignment(labels, proba, embedding)
+
+    def _number_by_size(self, source: MatrixSource) -> None:
+        found = self._assign(source)
         sizes = np.bincount(found.labels, minlength=self.n_clusters_)
         rank = np.empty(self.n_clusters_, np.int64)
         order = np.argsort(-sizes, kind="stable")

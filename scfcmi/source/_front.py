@@ -9,7 +9,8 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator, svds
 
-from ._matrix import Block, MatrixSource, dense, normalise_rows
+from ._matrix import dense, normalise_rows
+from ._storage import Block
 
 CLIP = 10.0
 # Below this size a full decomposition is quicker than an iterative one.
@@ -49,29 +50,25 @@ class Front:
     @classmethod
     def fit(
         cls,
-        source: MatrixSource,
-        sketch: NDArray[np.int64],
+        block: Block,
         codes: NDArray[np.int64],
         n_comps: int,
         *,
         standardize: bool,
     ) -> Front:
-        """Estimate the map from the rows in `sketch`.
+        """Estimate the map from some cells.
 
         Parameters
         ----------
-        source
-            The matrix, shape (n_cells, n_columns).
-        sketch
-            Rows to look at.
+        block
+            The cells, shape (n_sketch, n_columns).
         codes
-            Group of each of these rows, shape (n_sketch,).
+            Group of each of them, shape (n_sketch,).
         n_comps
             Directions wanted; fewer come back when there are fewer columns.
         standardize
             Whether columns are brought to unit variance, as genes should be and principal components should not.
         """
-        block = source.rows(sketch)
         n, n_columns = block.shape
         mean, scale = _moments(block)
         if standardize:
@@ -113,13 +110,6 @@ class Front:
             block = _clip(block, self.mean, self.scale)
         weights = self.loadings / self.scale[:, None]
         return np.asarray(block @ weights) - self.mean @ weights
-
-    def transform_all(self, source: MatrixSource) -> NDArray[np.float32]:
-        """Map every row of a source, chunk by chunk."""
-        out = np.empty((source.shape[0], self.n_comps), np.float32)
-        for rows, block in source.chunks():
-            out[rows] = self.transform(block)
-        return out
 
 
 def _moments(block: Block) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -2,83 +2,132 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, TypeAlias
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-# A float32 array or `csr_matrix`; SciPy has no types that say so.
-Block: TypeAlias = Any
+from ._check import FiniteCheck
+from ._storage import Block, comes_from, element, stack, storage_of
 
 CHUNK_BYTES = 64 * 2**20
 
 
 class MatrixSource:
-    """Rows of a dense, CSR, CSC or on-disk matrix, restricted to some columns.
+    """Rows of a matrix in memory, on disk or yet to be computed, restricted to some columns.
+
+    Reading is what takes time on disk, so everything that needs all rows, or a sample from all over the matrix, walks
+    through them once (:meth:`chunks`, :meth:`gather`), and :meth:`rows` is for a few.
 
     Parameters
     ----------
     matrix
-        NumPy array, SciPy sparse matrix or array, or an object on disk that slices by rows (`h5py.Dataset`, AnnData's
-        backed sparse dataset, `zarr.Array`), shape (n_cells, n_columns).
+        Whatever slices by rows, shape (n_cells, n_columns): NumPy array, SciPy sparse matrix or array, `h5py.Dataset`,
+        `zarr.Array`, AnnData's sparse dataset, dask array, or an annbatch collection. Those stored by columns are read
+        once for every so many million entries per walk.
     columns
         Boolean mask or positions of the columns to keep; all of them when absent.
+    check
+        Makes something that looks at all values. It does so in the first complete walk.
     """
 
-    def __init__(self, matrix: Any, columns: NDArray[Any] | None = None) -> None:
-        if sp.issparse(matrix) and matrix.format != "csr":
-            matrix = matrix.tocsr()  # rows of a CSC matrix cannot be cut without walking all of it
-        self._matrix = matrix
-        self._columns = np.flatnonzero(columns) if columns is not None and columns.dtype == bool else columns
-        n_columns = matrix.shape[1] if self._columns is None else len(self._columns)
-        self.shape: tuple[int, int] = (int(matrix.shape[0]), int(n_columns))
+    def __init__(
+        self, matrix: Any, columns: NDArray[Any] | None = None, check: Callable[[], FiniteCheck] | None = None
+    ) -> None:
+        self._matrix, self._check = matrix, check
+        positions = np.flatnonzero(columns) if columns is not None and columns.dtype == bool else columns
+        self._storage = storage_of(matrix, positions)
+        self.shape: tuple[int, int] = (self._storage.n_rows, self._storage.n_columns)
 
     @property
     def in_memory(self) -> bool:
         """Whether rows can be cut without reading from disk."""
-        return isinstance(self._matrix, np.ndarray) or sp.issparse(self._matrix)
+        return self._storage.in_memory
+
+    @property
+    def chunk_size(self) -> int:
+        """Rows of a chunk: as many as would fill some tens of MB if they were dense, the same for any storage."""
+        return max(256, min(65_536, CHUNK_BYTES // (4 * max(self.shape[1], 1))))
+
+    def restricted(self, columns: NDArray[Any]) -> MatrixSource:
+        """The same matrix with other columns."""
+        return MatrixSource(self._matrix, columns)
 
     def rows(self, index: NDArray[np.int64] | slice) -> Block:
-        """Cut rows in the order asked for, as float32; sparse stays sparse."""
-        if self.in_memory or isinstance(index, slice):
-            block = self._matrix[index]
-        else:  # files want increasing positions, each once
-            increasing, back = np.unique(index, return_inverse=True)
-            block = self._matrix[increasing][back]
-        return self._finish(block)
+        """Cut a few rows in the order asked for, as float32; sparse stays sparse."""
+        if isinstance(index, slice):
+            first, last, _ = index.indices(self.shape[0])
+            return self._storage.read(first, last)
+        if self.in_memory:
+            return self._storage.pick(index, self.chunk_size)
+        # Files want increasing positions, each once.
+        increasing, back = np.unique(index, return_inverse=True)
+        block = self._storage.pick(increasing, self.chunk_size)
+        return block if np.array_equal(increasing, index) else block[back]
 
-    def _finish(self, block: Any) -> Block:
-        if sp.issparse(block):
-            block = sp.csr_matrix(block)
-        else:
-            block = np.asarray(block)
-        if self._columns is not None:
-            block = block[:, self._columns]
-        return block.astype(np.float32, copy=False)
+    def gather(self, index: NDArray[np.int64]) -> Block:
+        """Cut rows in increasing order. If values are still to be checked, this walk does it."""
+        if self._check is None:
+            return self.rows(index)
+        parts = []
+        for where, block in self.chunks():
+            first, last = np.searchsorted(index, [where.start, where.stop])
+            if first < last:
+                parts.append(block[index[first:last] - where.start])
+        return stack(parts)
+
+    def settle(self) -> None:
+        """Check the values now, if that is still to be done."""
+        if self._check is not None:
+            for _ in self.chunks():
+                pass
 
     def chunks(self, size: int | None = None) -> Iterator[tuple[slice, Block]]:
-        """Walk through all rows in order, `size` at a time (by default as many as fill some tens of MB)."""
-        if size is None:
-            size = max(256, min(65_536, CHUNK_BYTES // (4 * max(self.shape[1], 1))))
-        for start in range(0, self.shape[0], size):
-            where = slice(start, min(start + size, self.shape[0]))
-            yield where, self.rows(where)
+        """Walk through all rows in order, `size` at a time; storage is read in whatever strips suit it."""
+        check = None if self._check is None else self._check()
+        for rows, block in self._cut_into(size or self.chunk_size):
+            if check is not None:
+                check.see(rows, block)
+            yield rows, block
+        if check is not None:
+            check.finish()
+            self._check = None
+
+    def _cut_into(self, size: int) -> Iterator[tuple[slice, Block]]:
+        start = 0
+        rest: list[Block] = []  # read, but too few for a block
+        for first, last in self._storage.strips(size):
+            strip = self._storage.read(first, last)
+            strip, rest = stack([*rest, strip]), []
+            for at in range(0, strip.shape[0], size):
+                block = strip if strip.shape[0] <= size else strip[at : at + size]
+                n = block.shape[0]
+                if n < size and last < self.shape[0]:
+                    rest = [block]
+                    break
+                yield slice(start, start + n), block
+                start += n
 
 
-def as_source(data: Any) -> MatrixSource:
-    """Wrap an array, a table, a sparse matrix or an on-disk matrix; a source is returned as it is."""
+def as_source(data: Any, name: str = "X") -> MatrixSource:
+    """Wrap an array, a table, a sparse, on-disk or lazy matrix, to be checked for finite values in its first walk.
+
+    A source is returned as it is.
+    """
     if isinstance(data, MatrixSource):
         return data
     if hasattr(data, "to_numpy"):
         data = data.to_numpy()
-    elif not (hasattr(data, "shape") and hasattr(data, "__getitem__")):
+    elif comes_from(data, "h5py") or comes_from(data, "zarr"):
+        data = element(data)
+    elif not hasattr(data, "shape") and not comes_from(data, "annbatch"):
         data = np.asarray(data)
-    if len(data.shape) != 2:
+    if hasattr(data, "shape") and len(data.shape) != 2:
         msg = f"The matrix must have two dimensions (cells × features), not shape {tuple(data.shape)}."
         raise ValueError(msg)
-    return MatrixSource(data)
+    return MatrixSource(data, check=lambda: FiniteCheck(name))
 
 
 def dense(block: Block) -> NDArray[np.float32]:

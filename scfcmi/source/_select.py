@@ -5,13 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import scipy.sparse as sp
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from scfcmi._warn import warn
-
-from ._matrix import MatrixSource
+from ._check import ExpressionCheck
+from ._matrix import MatrixSource, as_source
 
 DEFAULT_MASK = "highly_variable"
 
@@ -22,8 +20,9 @@ def select_source(
     use_rep: str | None = None,
     layer: str | None = None,
     mask_var: str | NDArray[np.bool_] | None = DEFAULT_MASK,
+    deferred: bool = False,
 ) -> tuple[MatrixSource, list[str]]:
-    """Choose and validate the matrix to cluster.
+    """Choose the matrix to cluster, and check that it can be.
 
     Parameters
     ----------
@@ -35,6 +34,8 @@ def select_source(
         Layer with log-normalised expression instead of `X`.
     mask_var
         Column of `var` or boolean array with the genes to use; the default column is used only if it exists.
+    deferred
+        Whether values are checked not now but in the first walk through the source, so that none is made for it alone.
 
     Returns
     -------
@@ -47,7 +48,7 @@ def select_source(
         if layer is not None:
             msg = f"Give either use_rep={use_rep!r} or layer={layer!r}, not both."
             raise ValueError(msg)
-        return _select_rep(adata, use_rep)
+        return _select_rep(adata, use_rep, deferred=deferred)
     if layer is not None and layer not in adata.layers:
         msg = f"layer={layer!r} is not in adata.layers; there are {_names(adata.layers)}."
         raise KeyError(msg)
@@ -60,23 +61,26 @@ def select_source(
         msg = "adata.X is empty: choose a matrix with `layer` or `use_rep`."
         raise ValueError(msg)
     mask = _mask(adata, mask_var)
-    source = MatrixSource(matrix, mask)
-    _check_expression(source, MatrixSource(matrix), where)
+    all_genes = None if mask is None or mask.all() else MatrixSource(matrix).rows
+    source = MatrixSource(matrix, mask, check=lambda: ExpressionCheck(where, all_genes))
+    if not deferred:
+        source.settle()
     names = adata.var_names if mask is None else adata.var_names[mask]
     return source, [str(name) for name in names]
 
 
-def _select_rep(adata: AnnData, use_rep: str) -> tuple[MatrixSource, list[str]]:
+def _select_rep(adata: AnnData, use_rep: str, *, deferred: bool) -> tuple[MatrixSource, list[str]]:
     if use_rep not in adata.obsm:
         msg = f"use_rep={use_rep!r} is not in adata.obsm; there are {_names(adata.obsm)}."
         raise KeyError(msg)
     matrix: Any = adata.obsm[use_rep]
     names = [f"{use_rep}_{i}" for i in range(matrix.shape[1])]
-    if hasattr(matrix, "to_numpy"):
-        names, matrix = [str(name) for name in matrix.columns], matrix.to_numpy()
-    source = MatrixSource(matrix)
-    for rows, block in source.chunks():
-        _check_finite(block, rows, f"adata.obsm[{use_rep!r}]")
+    if hasattr(matrix, "columns"):
+        table = matrix if hasattr(matrix, "to_numpy") else matrix.to_memory()
+        names, matrix = [str(name) for name in table.columns], table.to_numpy()
+    source = as_source(matrix, f"adata.obsm[{use_rep!r}]")
+    if not deferred:
+        source.settle()
     return source, names
 
 
@@ -109,67 +113,6 @@ def _mask(adata: AnnData, mask_var: str | NDArray[np.bool_] | None) -> NDArray[n
         msg = f"{what} selects no genes: nothing is left to cluster on."
         raise ValueError(msg)
     return column
-
-
-def _check_expression(source: MatrixSource, unmasked: MatrixSource, where: str) -> None:
-    """One pass over the values: finite, non-negative, no empty cells, and not raw counts."""
-    all_integer, largest, empty = True, 0.0, []
-    for rows, block in source.chunks():
-        values = block.data if sp.issparse(block) else block
-        _check_finite(block, rows, where)
-        if values.size:
-            lowest = float(values.min())
-            if lowest < 0:
-                msg = (
-                    f"{where} has negative values (smallest {lowest:.3g}), so it is not log-normalised expression. "
-                    "If it was scaled, keep the log-normalised matrix in a layer and pass `layer`, "
-                    "or cluster principal components with use_rep='X_pca'."
-                )
-                raise ValueError(msg)
-            largest = max(largest, float(values.max()))
-            all_integer = all_integer and bool((values == np.rint(values)).all())
-        totals = np.asarray(block.sum(axis=1)).ravel()
-        empty.extend((np.flatnonzero(totals == 0) + rows.start).tolist())
-    if empty:
-        _check_empty(np.asarray(empty), source, unmasked, where)
-    if all_integer and largest > 1:
-        msg = (
-            f"{where} holds integers, probably raw counts, where log-normalised values are expected. "
-            "Run `sc.pp.normalize_total(adata)` and `sc.pp.log1p(adata)` first, or choose a log-normalised `layer`."
-        )
-        warn(msg)
-
-
-def _check_finite(block: Any, rows: slice, where: str) -> None:
-    values = block.data if sp.issparse(block) else block
-    # The sum is finite if and only if every value is (float32 sums of expression do not overflow in float64).
-    with np.errstate(invalid="ignore"):  # infinities of both signs
-        total = values.sum(dtype=np.float64)
-    if not np.isfinite(total):
-        bad = ~np.isfinite(block.toarray() if sp.issparse(block) else block)
-        row = int(np.flatnonzero(bad.any(axis=1))[0]) + rows.start
-        msg = (
-            f"{where} has NaN or infinite values (first in the cell at position {row}). "
-            "Remove or impute them before clustering."
-        )
-        raise ValueError(msg)
-
-
-def _check_empty(empty: NDArray[np.int64], source: MatrixSource, unmasked: MatrixSource, where: str) -> None:
-    is_masked = unmasked.shape[1] != source.shape[1]
-    totals = np.asarray(unmasked.rows(empty).sum(axis=1)).ravel() if is_masked else np.zeros(len(empty))
-    if (totals == 0).any():
-        first = int(empty[totals == 0][0])
-        msg = (
-            f"{where} has {int((totals == 0).sum())} all-zero cells (first at position {first}). "
-            "Remove them first with `sc.pp.filter_cells(adata, min_counts=1)`."
-        )
-        raise ValueError(msg)
-    msg = (
-        f"{len(empty)} cells have no counts in the selected genes (first at position {int(empty[0])}); "
-        "their cluster says nothing. Select more genes or remove these cells."
-    )
-    warn(msg)
 
 
 def _names(mapping: Any) -> list[str]:

@@ -18,6 +18,9 @@ def check_adata(adata: AnnData, *, copy: bool) -> None:
         first = adata.obs_names[adata.obs_names.duplicated()][0]
         msg = f"adata.obs_names has duplicates (first {first!r}). Run `adata.obs_names_make_unique()` first."
         raise ValueError(msg)
+    if adata.isbacked and adata.is_view:
+        msg = "adata is a view of backed data, which cannot be written to. Use `adata.to_memory()` first."
+        raise ValueError(msg)
     if copy and adata.isbacked:
         msg = "copy=True is not possible for backed data. Use copy=False, or `adata.to_memory()` first."
         raise ValueError(msg)
@@ -28,7 +31,8 @@ def obs_column(adata: AnnData, key: str, argument: str) -> pd.Series:
     if key not in adata.obs:
         msg = f"{argument}={key!r} is not a column of adata.obs; there are {[str(c) for c in adata.obs.columns]}."
         raise KeyError(msg)
-    return adata.obs[key]
+    values = adata.obs[key]
+    return values if isinstance(values, pd.Series) else values.to_series()  # that of a lazy AnnData
 
 
 def obs_labels(adata: AnnData, label_key: str) -> pd.Series:
@@ -50,3 +54,13 @@ def writable(adata: AnnData, *, copy: bool) -> AnnData:
     if target.is_view:
         target._init_as_actual(target.copy())
     return target
+
+
+def drop_column(adata: AnnData, key: str) -> None:
+    """Take a column out of `obs`, if it is there."""
+    if key not in adata.obs:
+        return
+    if isinstance(adata.obs, pd.DataFrame):
+        del adata.obs[key]
+    else:  # of a lazy AnnData
+        adata.obs = adata.obs[[name for name in adata.obs.columns if name != key]]

@@ -126,7 +126,7 @@ def correct(
     width = max(1, EFFECTS // (groups.n * proba.shape[1]))
     corrected = [
         _correct_genes(
-            MatrixSource(source._matrix, np.arange(first, min(first + width, source.shape[1]))),
+            source.restricted(np.arange(first, min(first + width, source.shape[1]))),
             proba,
             groups,
             weights,

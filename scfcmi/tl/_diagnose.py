@@ -18,6 +18,8 @@ from scfcmi.source._matrix import dense
 from scfcmi.source._select import DEFAULT_MASK
 from scfcmi.train import PRESETS
 
+from ._adata import obs_column
+
 # A group is missing from a cluster if it has less than this share of the cells that its size lets one expect, where at
 # least so many are expected.
 ABSENT, MIN_EXPECTED = 0.3, 3.0
@@ -140,7 +142,7 @@ def diagnose(
     groups = read_groups(_complete(adata, sensitive_key, "sensitive_key"), f"adata.obs[{sensitive_key!r}]")
     if use_rep is None and layer is None:
         use_rep, layer = params.get("use_rep"), params.get("layer")
-    source, _ = select_source(adata, use_rep=use_rep, layer=layer, mask_var=mask_var)
+    source, _ = select_source(adata, use_rep=use_rep, layer=layer, mask_var=mask_var, deferred=True)
     rows, near, matches = _align(source, groups, standardize=use_rep in (None, "X"), random_state=random_state)
     found = _Evidence.collect(clusters, groups, rows, near, matches)
     result, summary = _report(found, [str(level) for level in clusters.levels], list(groups.levels))
@@ -215,8 +217,9 @@ def _align(
     settings = PRESETS["default"]
     rows = stratified_sketch(groups.codes, settings.sketch_size, np.random.default_rng(random_state))
     codes = groups.codes[rows]
-    front = Front.fit(source, rows, codes, settings.n_comps, standardize=standardize)
-    z = front.transform(dense(source.rows(rows)))
+    block = source.gather(rows)
+    front = Front.fit(block, codes, settings.n_comps, standardize=standardize)
+    z = front.transform(dense(block))
     aligned = align(
         z,
         codes,
@@ -390,12 +393,13 @@ def _complete(adata: AnnData, key: str, argument: str) -> pd.Series:
         hint = " Run `scfcmi.tl.fair_cluster` first." if key == DEFAULT_KEY else ""
         msg = f"{argument}={key!r} is not a column of adata.obs; there are {[str(c) for c in adata.obs.columns]}.{hint}"
         raise KeyError(msg)
-    column = adata.obs[key]
+    column = obs_column(adata, key, argument)
     missing = column.isna().to_numpy()
     if missing.any():
         msg = (
             f"{argument}={key!r} has {int(missing.sum())} missing values, the first in cell "
-            f"{column.index[missing.argmax()]!r}. Diagnose the other cells: adata[adata.obs[{key!r}].notna()].copy()."
+            f"{column.index[int(missing.argmax())]!r}. "
+            f"Diagnose the other cells: adata[adata.obs[{key!r}].notna()].copy()."
         )
         raise ValueError(msg)
     return column

@@ -9,6 +9,8 @@ from anndata import AnnData
 
 from scfcmi.metrics import cluster_composition, clustering_scores
 
+from ._adata import obs_column
+
 
 class Evaluation(NamedTuple):
     """What :func:`scfcmi.tl.evaluate` returns.
@@ -86,10 +88,7 @@ def evaluate(
 
 
 def _column(adata: AnnData, key: str, argument: str) -> pd.Series:
-    if key not in adata.obs:
-        msg = f"{argument}={key!r} is not a column of adata.obs; there are {[str(c) for c in adata.obs.columns]}."
-        raise KeyError(msg)
-    column = adata.obs[key]
+    column = obs_column(adata, key, argument)
     if column.empty:
         msg = "adata has no cells."
         raise ValueError(msg)
@@ -97,7 +96,7 @@ def _column(adata: AnnData, key: str, argument: str) -> pd.Series:
     if missing.any():
         msg = (
             f"{argument}={key!r} has {int(missing.sum())} missing values, the first in cell "
-            f"{column.index[missing.argmax()]!r}. Score the other cells: adata[adata.obs[{key!r}].notna()]."
+            f"{column.index[int(missing.argmax())]!r}. Score the other cells: adata[adata.obs[{key!r}].notna()]."
         )
         raise ValueError(msg)
     return column

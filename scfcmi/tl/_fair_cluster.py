@@ -18,7 +18,7 @@ from scfcmi.source import read_groups, select_source
 from scfcmi.source._select import DEFAULT_MASK
 from scfcmi.train import Preset
 
-from ._adata import check_adata, obs_column, obs_labels, writable
+from ._adata import check_adata, drop_column, obs_column, obs_labels, writable
 
 
 def fair_cluster(
@@ -53,7 +53,9 @@ def fair_cluster(
     Parameters
     ----------
     adata
-        Annotated data with log-normalised expression; dense, sparse, backed, or a view.
+        Annotated data with log-normalised expression; dense or sparse, a view, backed, or lazy. What lies on disk is
+        read twice from one end to the other, and never held in memory whole; matrices stored by rows are read fastest.
+        Results for backed and lazy data are kept in memory, not written to the file.
     sensitive_key
         Column of `obs` with the technology, batch or donor.
     n_clusters
@@ -141,7 +143,7 @@ def fair_cluster(
         msg = f"key_added={key_added!r} would overwrite a column that the result is computed from. Choose another name."
         raise ValueError(msg)
     _check_n_init(n_init, random_state)
-    source, names = select_source(adata, use_rep=use_rep, layer=layer, mask_var=mask_var)
+    source, names = select_source(adata, use_rep=use_rep, layer=layer, mask_var=mask_var, deferred=True)
     # Names that stand twice cannot tell the columns of later cells apart.
     feature_names = names if len(set(names)) == len(names) else None
 
@@ -192,8 +194,7 @@ def fair_cluster(
     target.obsm.pop(keys.umap, None)
     for stale in (keys.colors, keys.diagnosis):
         target.uns.pop(stale, None)
-    if keys.stability in target.obs:
-        del target.obs[keys.stability]
+    drop_column(target, keys.stability)
     target.obs[keys.labels] = pd.Series(clusters, index=target.obs_names)
     target.obs[keys.confidence] = found.proba.max(axis=1)
     if several is not None:

@@ -99,7 +99,7 @@ def tradeoff(
         raise ValueError(msg)
     groups = read_groups(obs_column(adata, sensitive_key, "sensitive_key"), f"adata.obs[{sensitive_key!r}]")
     labels = None if label_key is None else obs_labels(adata, label_key)
-    source, _ = select_source(adata, use_rep=use_rep, layer=layer, mask_var=mask_var)
+    source, _ = select_source(adata, use_rep=use_rep, layer=layer, mask_var=mask_var, deferred=True)
 
     def fit(n_clusters: int | None, value: float | None) -> FCMI:
         return FCMI(

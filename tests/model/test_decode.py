@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from scfcmi.model import FCMI
-from scfcmi.source import Front, MatrixSource
+from scfcmi.source import Front
 
 
 def cells() -> tuple[np.ndarray, np.ndarray]:
@@ -67,7 +67,7 @@ def test_unfitted() -> None:
 def test_front_goes_back(standardize: bool) -> None:
     x, groups = cells()
     codes = (groups == "b").astype(np.int64)
-    front = Front.fit(MatrixSource(x), np.arange(len(x)), codes, 12, standardize=standardize)
+    front = Front.fit(x, codes, 12, standardize=standardize)
     np.testing.assert_allclose(front.inverse(front.transform(x), front.lengths(x)), x, atol=1e-3)
     assert front.length == pytest.approx(float(np.median(front.lengths(x))), rel=1e-4)
     assert front.inverse(front.transform(x)).shape == x.shape

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from scfcmi.source import Front, MatrixSource
+from scfcmi.source import Front
 
 
 def make(n: int = 200, n_columns: int = 30, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -17,7 +17,7 @@ def make(n: int = 200, n_columns: int = 30, seed: int = 0) -> tuple[np.ndarray, 
 
 
 def fit(x: object, codes: np.ndarray, n_comps: int = 5, *, standardize: bool = True) -> Front:
-    return Front.fit(MatrixSource(x), np.arange(len(codes)), codes, n_comps, standardize=standardize)
+    return Front.fit(x, codes, n_comps, standardize=standardize)
 
 
 @pytest.mark.parametrize("standardize", [False, True])
@@ -119,9 +119,3 @@ def test_signs_and_repeatability() -> None:
     np.testing.assert_array_equal(a.loadings, b.loadings)
     largest = np.abs(a.loadings).argmax(axis=0)
     assert (a.loadings[largest, np.arange(5)] > 0).all()
-
-
-def test_transform_all_walks_every_row() -> None:
-    x, codes = make(700)
-    front = fit(x, codes)
-    np.testing.assert_allclose(front.transform_all(MatrixSource(sparse.csr_matrix(x))), front.transform(x), atol=1e-4)
