@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -214,16 +215,16 @@ def test_dask_array_of_unknown_size() -> None:
         as_source(lazy[lazy[:, 0] > 0])
 
 
-def test_a_mask_does_not_copy_the_matrix(adata: AnnData) -> None:
-    import tracemalloc
-
+def test_a_mask_does_not_copy_the_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
+    small_chunks(monkeypatch, 1000)
     big = sparse.random(20_000, 400, 0.2, format="csr", dtype=np.float32, random_state=0)
     big.data += 0.5
     atlas = AnnData(big)
     mask = np.arange(400) % 2 == 0
     tracemalloc.start()
     source, _ = select_source(atlas, mask_var=mask)
-    for _ in source.chunks(1000):
+    source.gather(np.arange(10))
+    for _ in source.chunks():
         pass
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
