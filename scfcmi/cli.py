@@ -239,7 +239,8 @@ def _scores(table: pd.DataFrame) -> str:
     counts = [name for name in table.columns if name.startswith("n_")]
     shown = table.astype(object)
     for name in table.columns:
-        shown[name] = [f"{value:.0f}" if name in counts else f"{value:.3f}" for value in table[name]]
+        if table[name].dtype.kind in "iuf":
+            shown[name] = [f"{value:.0f}" if name in counts else f"{value:.3f}" for value in table[name]]
     return shown.T.rename_axis(None, axis="columns").to_string()
 
 
@@ -297,7 +298,11 @@ def _add_cluster(commands: argparse._SubParsersAction, common: argparse.Argument
     cluster.add_argument("input", metavar="IN.h5ad", type=Path, help="file with the cells")
     cluster.add_argument("-o", "--output", metavar="OUT.h5ad", type=_h5ad, required=True, help="file to write")
     cluster.add_argument(
-        "--sensitive-key", required=True, metavar="COLUMN", help="column of obs with the technology, batch or donor"
+        "--sensitive-key",
+        nargs="+",
+        required=True,
+        metavar="COLUMN",
+        help="column of obs with the technology, batch or donor, or several",
     )
     cluster.add_argument(
         "--n-clusters", type=int, metavar="K", help="number of clusters (default: found from the data)"
@@ -342,7 +347,11 @@ def _add_evaluate(commands: argparse._SubParsersAction, common: argparse.Argumen
         "--cluster-key", nargs="+", required=True, metavar="COLUMN", help="columns of obs with clusters, one or more"
     )
     evaluate.add_argument(
-        "--sensitive-key", required=True, metavar="COLUMN", help="column of obs with the technology, batch or donor"
+        "--sensitive-key",
+        nargs="+",
+        required=True,
+        metavar="COLUMN",
+        help="column of obs with the technology, batch or donor, or several",
     )
     evaluate.add_argument("--label-key", metavar="COLUMN", help="column of obs with known cell types")
     evaluate.add_argument("--beta", type=float, default=1.0, help="weight of fairness in f_beta (default: %(default)s)")

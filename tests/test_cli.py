@@ -121,7 +121,7 @@ def test_every_option_reaches_the_function(cells: Path, tmp_path: Path, stub: li
     assert plain["n_clusters"] is plain["fairness"] is plain["max_epochs"] is plain["use_rep"] is None
     assert (plain["preset"], plain["key_added"], plain["random_state"]) == ("default", "fair_cluster", 0)
     assert full == {
-        "sensitive_key": "tech",
+        "sensitive_key": ["tech"],
         "n_clusters": 7,
         "use_rep": None,
         "layer": "counts",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from numbers import Integral
 from typing import Any, Self
@@ -34,6 +34,9 @@ from scfcmi.train import (
 from ._anchors import N_ANCHORS, Anchors
 from ._files import load_model, save_model
 from ._networks import FCMINet
+
+# A level has no counterpart when less than this share of its cells have a match; smaller ones are not judged.
+FEW_MATCHES, MIN_JUDGED = 0.05, 5
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,8 @@ class FCMI:
     fairness
         From 0, cluster only, to 1, independence of clusters and groups as in the paper; the preset's own value when
         absent.
+    sensitive_weight
+        Share of `fairness` that each of several attributes gets, from 0 to 1; all of it when absent.
     random_state
         Seed of everything random; no global generator is touched.
     device
@@ -105,6 +110,7 @@ class FCMI:
         *,
         preset: Preset = "default",
         fairness: float | None = None,
+        sensitive_weight: Sequence[float] | None = None,
         random_state: int = 0,
         device: str = "auto",
         precision: str = "32-true",
@@ -116,6 +122,7 @@ class FCMI:
         self.n_clusters = n_clusters
         self.preset = preset
         self.fairness = fairness
+        self.sensitive_weight = sensitive_weight
         self.random_state = random_state
         self.device = device
         self.precision = precision
@@ -157,7 +164,13 @@ class FCMI:
         settings = {name: np.array(v) if isinstance(v, tuple) else v for name, v in asdict(self.settings_).items()}
         return settings | {"n_clusters": self.n_clusters_, "device": str(self.net_.centres.device)}
 
-    def fit(self, X: Any, groups: ArrayLike | Groups, *, feature_names: Sequence[str] | None = None) -> Self:
+    def fit(
+        self,
+        X: Any,
+        groups: ArrayLike | Mapping[str, ArrayLike] | Groups,
+        *,
+        feature_names: Sequence[str] | None = None,
+    ) -> Self:
         """Fit to cells and their groups.
 
         Parameters
@@ -166,14 +179,16 @@ class FCMI:
             Log-normalised expression or a representation, shape (n_cells, n_columns): array, SciPy sparse matrix, or
             an on-disk matrix that slices by rows.
         groups
-            Sensitive attribute of each cell, shape (n_cells,).
+            Sensitive attribute of each cell, shape (n_cells,), or several such attributes by name. Then the
+            combinations of their levels that occur are the groups, named like `"10x | donor 1"`.
         feature_names
             Names of the columns, by which those of later cells are matched.
 
         Returns
         -------
         The fitted estimator, with the attributes `n_clusters_`, `n_clusters_evidence_`, `settings_`, `history_`,
-        `stopped_`, `n_features_`, `feature_names_`, and `assignment_` for the cells it was fitted to.
+        `stopped_`, `n_features_`, `feature_names_`, `unmatched_` (levels of each attribute of which hardly a cell is
+        like one of another level), and `assignment_` for the cells it was fitted to.
 
         Raises
         ------
@@ -191,7 +206,7 @@ class FCMI:
         2
         """
         source = as_source(X)
-        self.groups_ = read_groups(groups)
+        self.groups_ = read_groups(groups).weighted(self.sensitive_weight)
         self._check(source)
         names = _feature_names(feature_names, source.shape[1])
         self.n_features_, self.feature_names_ = source.shape[1], names
@@ -210,24 +225,27 @@ class FCMI:
         """Align a sketch, learn its small clusters, merge them."""
         settings = self.settings_
         rows = stratified_sketch(self.groups_.codes, settings.sketch_size, np.random.default_rng(self.random_state))
-        codes = self.groups_.codes[rows]
+        groups = self.groups_.take(rows)
+        codes, levels = groups.codes, groups.level_codes
         block = source.gather(rows)
-        front = Front.fit(block, codes, settings.n_comps, standardize=self.standardize)
+        front = Front.fit(block, levels, settings.n_comps, standardize=self.standardize)
         self.front_: Front | None = front
         sketch = front.transform(block)
+        strength = [settings.align_strength * factor.weight for factor in groups.factors]
         aligned = align(
             sketch,
-            codes,
+            levels,
             n_neighbors=settings.n_align_neighbors,
             n_candidates=settings.n_align_matches,
             n_matches=settings.n_matches,
-            strength=settings.align_strength,
+            strength=strength,
         )
+        self.unmatched_ = _unmatched(aligned.matched, groups, np.array(strength) > 0)
         position = aligned.position
         n_fine = min(max(settings.n_fine, self.n_clusters or 0), len(rows))
         centres = kmeans_centres(position, n_fine, random_state=self.random_state, n_init=1)
         self._make_net(front.n_comps, front.n_comps, centres)
-        self._train(MatrixSource(sketch), codes, Targets(position, centres), fabric)
+        self._train(MatrixSource(sketch), groups, Targets(position, centres), fabric)
         found = self._fine_proba(embed_all(self.net_, MatrixSource(sketch))).argmax(1)
         live, fine = np.unique(found, return_inverse=True)
         # A small cluster that no cell chose has no place in the merging: cells to come must not choose it either.
@@ -252,8 +270,9 @@ class FCMI:
         else:
             self.n_clusters_, self.n_clusters_evidence_ = int(self.n_clusters), {"method": "given"}
         self.front_ = self.anchors_ = None
+        self.unmatched_ = {}
         self._make_net(source.shape[1], self.n_clusters_, None)
-        self._train(source, self.groups_.codes, None, fabric)
+        self._train(source, self.groups_, None, fabric)
         self.merge_ = np.arange(self.n_clusters_)
 
     def _make_net(self, n_input: int, n_latent: int, centres: NDArray[np.float32] | None) -> None:
@@ -262,7 +281,7 @@ class FCMI:
             torch.default_generator.manual_seed(self.random_state)
             self.net_ = FCMINet(
                 n_input,
-                self.groups_.n,
+                self.groups_.level_index,
                 n_latent if centres is None else len(centres),
                 n_latent=n_latent,
                 hidden=settings.hidden,
@@ -273,11 +292,11 @@ class FCMI:
             with torch.no_grad():
                 self.net_.centres.copy_(torch.from_numpy(centres))
 
-    def _train(self, source: MatrixSource, codes: NDArray[np.int64], targets: Targets | None, fabric: Fabric) -> None:
+    def _train(self, source: MatrixSource, groups: Groups, targets: Targets | None, fabric: Fabric) -> None:
         record = train(
             self.net_,
             source,
-            codes,
+            groups,
             targets,
             self.settings_,
             fabric,
@@ -612,6 +631,18 @@ class FCMI:
                 "let n_clusters=None choose, or lower `fairness`."
             )
             warn(msg)
+
+
+def _unmatched(matched: NDArray[np.bool_], groups: Groups, is_aligned: NDArray[np.bool_]) -> dict[str, list[str]]:
+    """Levels of every aligned attribute of which hardly a cell has a match in another level."""
+    found = {}
+    for i in np.flatnonzero(is_aligned):
+        factor, codes = groups.factors[i], groups.level_codes[:, i]
+        size = np.bincount(codes, minlength=len(factor.levels))
+        share = np.bincount(codes, matched[:, i], len(factor.levels)) / np.maximum(size, 1)
+        alone = np.flatnonzero((share < FEW_MATCHES) & (size >= MIN_JUDGED))
+        found[factor.name] = [factor.levels[level] for level in alone]
+    return found
 
 
 def _feature_names(names: Sequence[str] | None, n_columns: int) -> tuple[str, ...] | None:

@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as parse_tensors
 from safetensors.numpy import save as pack_tensors
 
-from scfcmi.source import Front, Groups
+from scfcmi.source import Factor, Front, Groups
 from scfcmi.train import PRESETS, Settings, make_fabric, resolve_device
 
 from ._anchors import Anchors
@@ -44,6 +44,7 @@ PARAMS: dict[str, tuple[type, ...]] = {
     "n_clusters": (int, type(None)),
     "preset": (str,),
     "fairness": (float, int, type(None)),
+    "sensitive_weight": (list, type(None)),
     "random_state": (int,),
     "device": (str,),
     "precision": (str,),
@@ -52,6 +53,9 @@ PARAMS: dict[str, tuple[type, ...]] = {
     "standardize": (bool,),
     "progress_bar": (bool, type(None)),
 }
+# Arguments, and parts of the description, that came after files of this version were first written.
+LATER_PARAMS = ("sensitive_weight",)
+LATER_FIELDS = ("factors",)
 SIZES = ("n_features", "n_input", "n_latent", "n_centres", "n_clusters", "n_anchors")
 FIELDS = (
     "format",
@@ -60,6 +64,7 @@ FIELDS = (
     "settings",
     "sizes",
     "levels",
+    *LATER_FIELDS,
     "feature_names",
     "length",
     "history",
@@ -104,7 +109,7 @@ def load_model(cls: type[Model], path: str | os.PathLike[str], *, device: str | 
     params = document["params"] | {"device": _device(document["params"]["device"], device)}
     model = cls(**params)
     model.settings_ = spec.settings
-    model.groups_ = Groups(np.empty(0, np.int64), tuple(document["levels"]))
+    model.groups_ = spec.groups
     names = document["feature_names"]
     model.feature_names_ = None if names is None else tuple(names)
     model.history_ = {name: np.array(values, np.float64) for name, values in document["history"].items()}
@@ -158,6 +163,7 @@ def _document(model: FCMI) -> dict[str, Any]:
         "settings": _plain(asdict(model.settings_)),
         "sizes": _plain(sizes),
         "levels": list(model.groups_.levels),
+        "factors": [_plain(asdict(factor)) for factor in model.groups_.factors],
         "feature_names": None if model.feature_names_ is None else list(model.feature_names_),
         "length": None if model.front_ is None else float(model.front_.length),
         "history": _plain(model.history_),
@@ -187,7 +193,7 @@ class _Spec:
     net: FCMINet
     n_features: int
     n_clusters: int
-    n_groups: int
+    groups: Groups
     shapes: dict[str, tuple[str, tuple[int, ...]]]
 
 
@@ -258,7 +264,7 @@ def _document_of(header: dict[str, Any], fail: Fail) -> dict[str, Any]:
             f"its format version is {_short(document.get('format_version'))}, this release of scfcmi reads "
             f"{FORMAT_VERSION}; a newer release may read it"
         )
-    _same_names(document, FIELDS, "description", fail)
+    _same_names(document, FIELDS, "description", fail, needed=set(FIELDS) - set(LATER_FIELDS))
     for name in ("params", "settings", "sizes", "history", "n_clusters_evidence", "stopped", "versions"):
         if not isinstance(document[name], dict):
             fail(f"{name} is not an object")
@@ -266,6 +272,7 @@ def _document_of(header: dict[str, Any], fail: Fail) -> dict[str, Any]:
     _check_names(document["levels"], "levels", fail)
     if len(document["levels"]) < 2:
         fail("levels has fewer than two groups")
+    _check_factors(document, fail)
     _check_sizes(document, fail)
     length = document["length"]
     if length is not None and not (_is_number(length) and length >= 0):
@@ -284,14 +291,36 @@ def _document_of(header: dict[str, Any], fail: Fail) -> dict[str, Any]:
 
 
 def _check_params(params: dict[str, Any], fail: Fail) -> None:
-    _same_names(params, PARAMS, "params", fail)
+    _same_names(params, PARAMS, "params", fail, needed=set(PARAMS) - set(LATER_PARAMS))
     for name, value in params.items():
         if not _is(value, *PARAMS[name]) or (_is(value, int, float) and not _is_number(value)):
             fail(f"params[{name!r}] has the wrong type: {_short(value)}")
+        if isinstance(value, list) and not all(_is_number(item) for item in value):
+            fail(f"params[{name!r}] is not a list of numbers: {_short(value)}")
     if params["preset"] not in PRESETS:
         fail(f"its preset {_short(params['preset'])} is unknown")
     if params["n_clusters"] is not None and params["n_clusters"] < 2:
         fail(f"params['n_clusters'] is {params['n_clusters']}")
+
+
+def _check_factors(document: dict[str, Any], fail: Fail) -> None:
+    """Every attribute says which of its levels each group has, and no two groups are the same combination."""
+    factors, n_groups = document.get("factors", []), len(document["levels"])
+    if not isinstance(factors, list) or not all(isinstance(factor, dict) for factor in factors):
+        fail("factors is not a list of objects")
+    for factor in factors:
+        _same_names(factor, ("name", "levels", "of_group", "weight"), "factors", fail)
+        _check_names(factor["levels"], "levels of a factor", fail)
+        of_group, n_levels = factor["of_group"], len(factor["levels"])
+        if not isinstance(factor["name"], str) or not _is_number(factor["weight"]) or not 0 <= factor["weight"] <= 1:
+            fail(f"a factor has the name {_short(factor['name'])} and the weight {_short(factor['weight'])}")
+        if not isinstance(of_group, list) or len(of_group) != n_groups or not all(_is(v, int) for v in of_group):
+            fail(f"factor {_short(factor['name'])} does not give every group a level")
+        if set(of_group) != set(range(n_levels)):
+            fail(f"factor {_short(factor['name'])} names levels beyond the {n_levels} there are, or not all of them")
+    _check_names([factor["name"] for factor in factors], "factors", fail)
+    if factors and len(set(zip(*(factor["of_group"] for factor in factors), strict=True))) != n_groups:
+        fail("factors give two groups the same levels")
 
 
 def _check_sizes(document: dict[str, Any], fail: Fail) -> None:
@@ -319,13 +348,19 @@ def _check_names(names: Any, what: str, fail: Fail) -> None:
 def _implied(document: dict[str, Any], n_entries: int, fail: Fail) -> _Spec:
     """Work out which tensors the hyperparameters call for, without memory for any."""
     settings = _settings(document["settings"], fail)
-    sizes, n_groups = document["sizes"], len(document["levels"])
+    sizes = document["sizes"]
+    factors = tuple(
+        Factor(f["name"], tuple(f["levels"]), np.array(f["of_group"], np.int64), float(f["weight"]))
+        for f in document.get("factors", [])
+    )
+    groups = Groups(np.empty(0, np.int64), tuple(document["levels"]), factors)
+    n_groups = groups.n
     if settings.n_shared is not None and n_entries < n_groups:
         fail(f"it holds {n_entries} tensors, too few for the branches of {n_groups} groups")
     with torch.device("meta"):
         net = FCMINet(
             sizes["n_input"],
-            n_groups,
+            groups.level_index,
             sizes["n_centres"],
             n_latent=sizes["n_latent"],
             hidden=settings.hidden,
@@ -348,7 +383,7 @@ def _implied(document: dict[str, Any], n_entries: int, fail: Fail) -> _Spec:
         }
     elif sizes["n_features"] != sizes["n_input"] or sizes["n_anchors"]:
         fail("its sizes contradict its settings")
-    return _Spec(settings, net, sizes["n_features"], sizes["n_clusters"], n_groups, shapes)
+    return _Spec(settings, net, sizes["n_features"], sizes["n_clusters"], groups, shapes)
 
 
 def _settings(values: dict[str, Any], fail: Fail) -> Settings:
@@ -420,8 +455,8 @@ def _check_values(tensors: dict[str, NDArray[Any]], spec: _Spec, fail: Fail) -> 
         codes = tensors["anchors.codes"]
         if (tensors["front.scale"] <= 0).any():
             fail("tensor 'front.scale' has values that are not positive")
-        if (codes < 0).any() or (codes >= spec.n_groups).any():
-            fail(f"tensor 'anchors.codes' names groups beyond the {spec.n_groups} there are")
+        if (codes < 0).any() or (codes >= spec.groups.n).any():
+            fail(f"tensor 'anchors.codes' names groups beyond the {spec.groups.n} there are")
 
 
 def _same_names(

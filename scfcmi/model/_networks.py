@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from scfcmi.objective import global_sum, world_size
@@ -77,22 +79,29 @@ class AffineDecoder(nn.Module):
     ----------
     widths
         From the embedding to the output.
-    n_groups
-        Levels of the sensitive attribute.
+    levels
+        Level of each group in every attribute, counted over all attributes, shape (n_groups, n_attributes): their
+        scales and shifts add up. Or the number of groups, where these are the levels of one attribute.
     """
 
-    def __init__(self, widths: Sequence[int], n_groups: int) -> None:
+    levels: Tensor
+
+    def __init__(self, widths: Sequence[int], levels: NDArray[np.int64] | int) -> None:
         super().__init__()
+        levels = np.arange(levels)[:, None] if isinstance(levels, int) else levels
+        n_levels, n_factors = int(levels.max()) + 1, levels.shape[1]
+        # Follows from the groups, and is no part of what is learned or saved.
+        self.register_buffer("levels", torch.from_numpy(levels), persistent=False)
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True))
-        self.scale = nn.ParameterList(torch.ones(n_groups, width) for width in widths[1:])
-        self.shift = nn.ParameterList(torch.zeros(n_groups, width) for width in widths[1:])
+        self.scale = nn.ParameterList(torch.full((n_levels, width), 1 / n_factors) for width in widths[1:])
+        self.shift = nn.ParameterList(torch.zeros(n_levels, width) for width in widths[1:])
 
     def forward(self, h: Tensor, codes: Tensor) -> Tensor:
         """Decode each row of `h`, shape (n, m), with the scales and shifts of its group."""
         # A product rather than indexing, whose gradient is not repeatable on GPUs.
-        onehot = F.one_hot(codes, len(self.scale[0])).to(h.dtype)
+        levels = F.one_hot(self.levels[codes], len(self.scale[0])).sum(1).to(h.dtype)
         for i, layer in enumerate(self.layers):
-            h = layer(h) * (onehot @ self.scale[i]) + onehot @ self.shift[i]
+            h = layer(h) * (levels @ self.scale[i]) + levels @ self.shift[i]
             if i < len(self.layers) - 1:
                 h = F.relu(h)
         return h
@@ -105,8 +114,8 @@ class FCMINet(nn.Module):
     ----------
     n_input
         Columns of x.
-    n_groups
-        Levels of the sensitive attribute.
+    levels
+        Level of each group in every sensitive attribute, see :class:`AffineDecoder`, or the number of groups.
     n_centres
         Rows of U.
     n_latent
@@ -123,7 +132,7 @@ class FCMINet(nn.Module):
     def __init__(
         self,
         n_input: int,
-        n_groups: int,
+        levels: NDArray[np.int64] | int,
         n_centres: int,
         *,
         n_latent: int,
@@ -136,8 +145,9 @@ class FCMINet(nn.Module):
         self.trunk = _trunk([n_input, *hidden], norm=True)
         self.head = nn.Linear(hidden[-1], n_latent)
         mirrored = [n_latent, *reversed(hidden), n_input]
+        n_groups = levels if isinstance(levels, int) else len(levels)
         self.decoder = (
-            AffineDecoder(mirrored, n_groups)
+            AffineDecoder(mirrored, levels)
             if n_shared is None
             else BranchedDecoder(mirrored[: n_shared + 1], mirrored[n_shared:], n_groups)
         )

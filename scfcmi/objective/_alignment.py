@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,11 +31,15 @@ class Alignment:
     position
         Aligned rows of unit length, shape (n_cells, n_dims).
     matches
-        Matches between cells of different groups that are believed, a symmetric matrix, shape (n_cells, n_cells).
+        Matches between cells of different groups that are believed, a symmetric matrix, shape (n_cells, n_cells);
+        with several attributes, the number of those in which two cells match.
+    matched
+        Whether a cell has a match in each attribute, shape (n_cells, n_attributes).
     """
 
     position: NDArray[np.float32]
     matches: sp.csr_matrix
+    matched: NDArray[np.bool_]
 
 
 def align(
@@ -44,7 +49,7 @@ def align(
     n_neighbors: int,
     n_candidates: int,
     n_matches: int,
-    strength: float = 1.0,
+    strength: float | Sequence[float] = 1.0,
 ) -> Alignment:
     """Move cells along a field of displacements towards their matches in other groups.
 
@@ -55,6 +60,11 @@ def align(
     forced onto another type. Matches are found anew among the moved cells, but displacements are always measured from
     where cells started: nothing contracts over iterations.
 
+    With several attributes there is one field for each. They take turns: matches between the levels of an attribute are
+    found among cells that all fields have moved, and its displacements are measured from where the other fields have
+    taken the cells. So what two attributes explain alike is moved once, and a level that occurs in few combinations is
+    compared across all of them.
+
     Mutual nearest neighbours as matches follow Haghverdi et al., Nature Biotechnology 2018.
 
     Parameters
@@ -62,28 +72,55 @@ def align(
     z
         Rows to align, shape (n_cells, n_dims).
     codes
-        Group of each cell, shape (n_cells,).
+        Group of each cell, shape (n_cells,), or its level in each attribute, shape (n_cells, n_attributes).
     n_neighbors
         Neighbours within the group over which displacements are smoothed.
     n_candidates, n_matches
         Candidates for mutual neighbours per other group, while aligning and for the matches returned.
     strength
-        Share of the displacement that is applied, 0 to 1; at 0 there are no matches either.
+        Share of the displacement that is applied, 0 to 1, one for all attributes or one for each; at 0 there are no
+        matches either.
     """
     start = _unit(z)
-    n = len(z)
-    if strength == 0:
-        return Alignment(start, sp.csr_matrix((n, n), dtype=np.float32))
-    n_groups = int(codes.max()) + 1
-    near = neighbours_within(start, codes, n_neighbors)
-    membership = sp.csr_matrix((np.ones(n, np.float32), codes, np.arange(n + 1)), shape=(n, n_groups))
+    columns = codes.reshape(len(z), -1).T
+    shares = np.broadcast_to(strength, len(columns))
+    active = np.flatnonzero(shares > 0)
+    fields = [_Field(start, columns[i], n_neighbors, float(shares[i])) for i in active]
     aligned = start
     for _ in range(N_ITERATIONS):
-        matches = believable(mutual_matches(aligned, codes, n_candidates), aligned, codes, near)
-        if matches.nnz == 0:
+        found = False
+        for field in fields:
+            matches = field.matches(aligned, n_candidates)
+            if matches.nnz:
+                found = True
+                others = sum((other.moves for other in fields if other is not field), start)
+                field.update(others, matches)
+                aligned = _unit(others + field.moves)
+        if not found:
             break
-        aligned = _unit(start + strength * _displacements(start, codes, matches, membership, near))
-    return Alignment(aligned, believable(mutual_matches(aligned, codes, n_matches), aligned, codes, near))
+    total, matched = sp.csr_matrix((len(z), len(z)), dtype=np.float32), np.zeros((len(z), len(columns)), bool)
+    for i, field in zip(active, fields, strict=True):
+        matches = field.matches(aligned, n_matches)
+        total = total + matches
+        matched[:, i] = np.diff(matches.indptr) > 0
+    return Alignment(aligned, total, matched)
+
+
+class _Field:
+    """Displacements that make the levels of one attribute meet."""
+
+    def __init__(self, start: NDArray[np.float32], codes: NDArray[np.int64], n_neighbors: int, strength: float) -> None:
+        n = len(start)
+        self._codes, self._strength = codes, strength
+        self._near = neighbours_within(start, codes, n_neighbors)
+        self._membership = sp.csr_matrix((np.ones(n, np.float32), codes, np.arange(n + 1)))
+        self.moves: NDArray[np.float32] = np.zeros_like(start)
+
+    def matches(self, z: NDArray[np.float32], k: int) -> sp.csr_matrix:
+        return believable(mutual_matches(z, self._codes, k), z, self._codes, self._near)
+
+    def update(self, z: NDArray[np.float32], matches: sp.csr_matrix) -> None:
+        self.moves = self._strength * _displacements(z, self._codes, matches, self._membership, self._near)
 
 
 def believable(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -9,7 +11,14 @@ from ._information import EPS, assignment_entropy, entropy, global_mean, joint_t
 
 
 def fcmi_terms(
-    x: Tensor, decoded: Tensor, proba: Tensor, codes: Tensor, weights: Tensor, n_groups: int
+    x: Tensor,
+    decoded: Tensor,
+    proba: Tensor,
+    codes: Tensor,
+    weights: Tensor,
+    n_groups: int,
+    *,
+    factors: Mapping[str, tuple[Tensor, float]] | None = None,
 ) -> dict[str, Tensor]:
     """Terms of the FCMI objective (Zeng et al., CVPR 2023).
 
@@ -22,22 +31,29 @@ def fcmi_terms(
     codes, weights
         Group and weight of each cell, shape (n_cells,).
     n_groups
-        Levels of the sensitive attribute.
+        Levels of the sensitive attribute, or combinations of several.
+    factors
+        With several attributes: the level of each group as indicators, shape (n_groups, n_levels), and the weight of
+        each attribute, by name.
 
     Returns
     -------
-    `reconstruction` (mean squared error), `h_c`, `h_c_given_x`, `i_gc` and `i_xc_given_g` = H(C) − H(C|X) − I(G;C).
+    `reconstruction` (mean squared error), `h_c`, `h_c_given_x`, `i_gc` and `i_xc_given_g` = H(C) − H(C|X) − I(G;C),
+    where G is the group. With several attributes, `i_gc_<name>` for each, and `i_gc` is their weighted sum.
     """
     table = joint_table(proba, F.one_hot(codes, n_groups) * weights[:, None])
     h_c = entropy(table.sum(1))
     h_c_given_x = assignment_entropy(proba, weights)
-    i_gc = mutual_information(table)
+    joint = mutual_information(table)
+    by_factor = {f"i_gc_{name}": mutual_information(table @ levels) for name, (levels, _) in (factors or {}).items()}
+    total = sum(weight * by_factor[f"i_gc_{name}"] for name, (_, weight) in (factors or {}).items())
     return {
         "reconstruction": global_mean((x.float() - decoded.float()).square().mean(1), weights),
         "h_c": h_c,
         "h_c_given_x": h_c_given_x,
-        "i_gc": i_gc,
-        "i_xc_given_g": h_c - h_c_given_x - i_gc,
+        "i_gc": total if isinstance(total, Tensor) else joint,
+        "i_xc_given_g": h_c - h_c_given_x - joint,
+        **by_factor,
     }
 
 

@@ -80,10 +80,12 @@ def composition(
     'MNCE 0.00, set by cluster 1'
     """
     if sensitive_key is None:
-        sensitive_key = parameter(adata, cluster_key, "sensitive_key")
-    if sensitive_key is None:
-        msg = f"adata.uns[{cluster_key!r}] does not name a sensitive attribute. Name a column with `sensitive_key`."
-        raise ValueError(msg)
+        found = parameter(adata, cluster_key, "sensitive_key")
+        if len(found) != 1:
+            said = f"names several sensitive attributes, {found}" if found else "does not name a sensitive attribute"
+            msg = f"adata.uns[{cluster_key!r}] {said}. Name a column with `sensitive_key`."
+            raise ValueError(msg)
+        sensitive_key = found[0]
     for argument, name in {"cluster_key": cluster_key, "sensitive_key": sensitive_key}.items():
         if name not in adata.obs:
             hint = " Run `scfcmi.tl.fair_cluster` first." if name == DEFAULT_KEY else ""
@@ -97,20 +99,20 @@ def composition(
         msg = f"No cell has both {cluster_key!r} and {sensitive_key!r}."
         raise ValueError(msg)
     colors = {str(g): c for g, c in colors_of(adata, sensitive_key, list(groups.cat.categories)).items()}
-    found = cluster_composition(clusters[complete], groups[complete].cat.rename_categories(str))
-    mnce = float(found["entropy_ratio"].min())
-    lowest = int(found["entropy_ratio"].to_numpy().argmin())
-    shares = found.drop(columns=["size", "entropy_ratio"])
-    overall = shares.mul(found["size"], axis=0).sum() / found["size"].sum()
+    table = cluster_composition(clusters[complete], groups[complete].cat.rename_categories(str))
+    mnce = float(table["entropy_ratio"].min())
+    lowest = int(table["entropy_ratio"].to_numpy().argmin())
+    shares = table.drop(columns=["size", "entropy_ratio"])
+    overall = shares.mul(table["size"], axis=0).sum() / table["size"].sum()
     overall.name = "all"
     shares, colors = _lump(pd.concat([overall.to_frame().T, shares]), colors)
 
     names = [shorten(name) for name in shares.columns]
     own = given_axes(ax, 1)
-    width = 1.8 + 0.28 * (len(found) + GAP) + legend_width(names)
+    width = 1.8 + 0.28 * (len(table) + GAP) + legend_width(names)
     axis = own[0] if own else new_axes(width=max(width, 4.0), height=3.8)[0]
     _bars(axis, shares, colors, lowest)
-    title = f"MNCE {mnce:.2f}, set by cluster {shorten(found.index[lowest])}"
+    title = f"MNCE {mnce:.2f}, set by cluster {shorten(table.index[lowest])}"
     if not complete.all():
         title += f"\n{int((~complete).sum())} cells without a value left out"
     axis.set_title(title, fontsize=SMALL + 3)

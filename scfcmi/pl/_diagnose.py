@@ -89,7 +89,7 @@ def diagnose(
     axis.set_xticks(range(len(levels)), levels, rotation=90 if max(map(len, levels)) > 7 else 0, fontsize=SMALL)
     axis.set_yticks(range(len(names)), names, fontsize=SMALL)
     axis.set(xlim=(-0.5, len(levels) - 0.5), ylim=(len(names) - 0.5, -0.5))
-    axis.set(xlabel=str(found["sensitive_key"]), ylabel=key)
+    axis.set(xlabel=" | ".join(np.atleast_1d(found["sensitive_key"])), ylabel=key)
     axis.tick_params(length=0)
     axis.spines[:].set_visible(False)
     kinds = np.asarray(found["cluster_status"]).astype(str).tolist()

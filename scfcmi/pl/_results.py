@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from anndata import AnnData
 
 from scfcmi._keys import Keys
@@ -22,10 +23,8 @@ def result(adata: AnnData, key: str, entry: str) -> Mapping[str, Any]:
     return run[entry]
 
 
-def parameter(adata: AnnData, key: str, name: str) -> str | None:
-    """A parameter of the run, `None` where there is no run or it was not set."""
+def parameter(adata: AnnData, key: str, name: str) -> list[str]:
+    """What a parameter of the run names, one or several; nothing where there is no run or it was not set."""
     run = adata.uns.get(Keys(key).uns)
-    if not isinstance(run, Mapping):
-        return None
-    value = run.get("params", {}).get(name)
-    return None if value is None else str(value)
+    value = run.get("params", {}).get(name) if isinstance(run, Mapping) else None
+    return [] if value is None else [str(one) for one in np.atleast_1d(value)]

@@ -139,8 +139,8 @@ def umap(
 
 
 def _default_colors(adata: AnnData, keys: Keys) -> list[str]:
-    wanted = [parameter(adata, keys.key_added, name) for name in ("sensitive_key", "label_key")]
-    return [keys.labels, *(name for name in wanted if name is not None and name in adata.obs)]
+    wanted = [one for name in ("sensitive_key", "label_key") for one in parameter(adata, keys.key_added, name)]
+    return [keys.labels, *(name for name in wanted if name in adata.obs)]
 
 
 def _panel(adata: AnnData, name: str, keys: Keys) -> _Panel:

@@ -1,9 +1,19 @@
 """Where the rows come from, and which group each belongs to."""
 
 from ._front import Front
-from ._groups import Groups, read_groups
+from ._groups import Factor, Groups, combine_groups, read_groups
 from ._matrix import MatrixSource, as_source
 from ._select import select_source
 from ._sketch import stratified_sketch
 
-__all__ = ["Front", "Groups", "MatrixSource", "as_source", "read_groups", "select_source", "stratified_sketch"]
+__all__ = [
+    "Factor",
+    "Front",
+    "Groups",
+    "MatrixSource",
+    "as_source",
+    "combine_groups",
+    "read_groups",
+    "select_source",
+    "stratified_sketch",
+]

@@ -63,7 +63,8 @@ class Front:
         block
             The cells, shape (n_sketch, n_columns).
         codes
-            Group of each of them, shape (n_sketch,).
+            Group of each of them, shape (n_sketch,), or its level in each attribute, shape (n_sketch, n_attributes):
+            then the mean of a combination is the sum of what its levels contribute.
         n_comps
             Directions wanted; fewer come back when there are fewer columns.
         standardize
@@ -78,9 +79,7 @@ class Front:
         else:
             scale = np.ones(n_columns, np.float32)
         block = block.multiply(1 / scale).tocsr() if sp.issparse(block) else block / scale
-        codes = np.unique(codes, return_inverse=True)[1]
-        membership = sp.csr_matrix((np.ones(n, np.float32), codes, np.arange(n + 1)), shape=(n, codes.max() + 1))
-        centres = dense(normalise_rows(membership.T.tocsr()) @ block).astype(np.float32)
+        membership, centres = _centres(block, codes.reshape(n, -1))
         loadings = _directions(block, membership, centres, min(n_comps, n, n_columns))
         mean = mean.astype(np.float32)
         length = np.linalg.norm(np.asarray(block @ loadings) - (mean / scale) @ loadings, axis=1)
@@ -118,6 +117,19 @@ def _moments(block: Block) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     squares = block.multiply(block) if sp.issparse(block) else np.square(block)
     second = np.asarray(squares.sum(axis=0, dtype=np.float64)).ravel() / n
     return mean.astype(np.float32), np.sqrt(np.maximum(second - mean**2, 0)).astype(np.float32)
+
+
+def _centres(block: Block, codes: NDArray[np.int64]) -> tuple[sp.csr_matrix, NDArray[np.float32]]:
+    """Indicators of all levels, and what each level contributes to the rows: least squares, for one attribute means."""
+    n = len(codes)
+    live = [np.unique(column, return_inverse=True)[1] for column in codes.T]
+    parts = [sp.csr_matrix((np.ones(n, np.float32), column, np.arange(n + 1))) for column in live]
+    membership = sp.hstack(parts, format="csr")
+    if len(parts) == 1:
+        return membership, dense(normalise_rows(membership.T.tocsr()) @ block).astype(np.float32)
+    # Levels of several attributes overlap, and sum to one in each: of all solutions, the smallest.
+    gram = np.asarray((membership.T @ membership).todense(), np.float64)
+    return membership, (np.linalg.pinv(gram, hermitian=True) @ dense(membership.T @ block)).astype(np.float32)
 
 
 def _clip(block: Block, mean: NDArray[np.float32], scale: NDArray[np.float32]) -> Block:

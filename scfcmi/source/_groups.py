@@ -1,8 +1,12 @@
-"""The sensitive attribute: one integer code per cell, and the names behind the codes."""
+"""Sensitive attributes: one integer code per cell, and the names behind the codes.
+
+Several attributes are one grouping by the combinations that occur; every attribute says which level each has.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -12,27 +16,93 @@ from scfcmi._warn import warn
 
 # A numeric column with more distinct values than this is a measurement (depth, age), not a grouping.
 MAX_NUMERIC_LEVELS = 50
+# Stands between the levels of several attributes in the name of a combination.
+BETWEEN = " | "
+
+
+@dataclass(frozen=True)
+class Factor:
+    """One attribute, as the groups see it.
+
+    Parameters
+    ----------
+    name
+        What it is called.
+    levels
+        Names of its levels in sorted order.
+    of_group
+        Level of every group, shape (n_groups,).
+    weight
+        How much fairness towards it counts, next to other attributes.
+    """
+
+    name: str
+    levels: tuple[str, ...]
+    of_group: NDArray[np.int64]
+    weight: float = 1.0
+
+    @property
+    def indicators(self) -> NDArray[np.float32]:
+        """Which level each group has, shape (n_groups, n_levels)."""
+        return np.eye(len(self.levels), dtype=np.float32)[self.of_group]
 
 
 @dataclass(frozen=True)
 class Groups:
-    """Sensitive attribute of every cell.
+    """Sensitive attribute of every cell, or the combination of several.
 
     Parameters
     ----------
     codes
         Position in `levels` for each cell, shape (n_cells,).
     levels
-        Names of the groups in sorted order.
+        Names of the groups in sorted order; with several attributes, of the combinations that occur.
+    factors
+        The attributes; a single one whose levels are the groups when none is given.
     """
 
     codes: NDArray[np.int64]
     levels: tuple[str, ...]
+    factors: tuple[Factor, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.factors:
+            object.__setattr__(self, "factors", (Factor("groups", self.levels, np.arange(self.n)),))
 
     @property
     def n(self) -> int:
         """Number of groups."""
         return len(self.levels)
+
+    @property
+    def level_codes(self) -> NDArray[np.int64]:
+        """Level of each cell in every attribute, shape (n_cells, n_factors)."""
+        return np.stack([factor.of_group for factor in self.factors], axis=1)[self.codes]
+
+    @property
+    def level_index(self) -> NDArray[np.int64]:
+        """Level of each group in every attribute, counted over all attributes, shape (n_groups, n_factors)."""
+        first = np.cumsum([0, *(len(factor.levels) for factor in self.factors[:-1])])
+        return np.stack([factor.of_group for factor in self.factors], axis=1) + first
+
+    def weighted(self, weights: ArrayLike | None) -> Groups:
+        """The same groups, with these weights of the attributes; those that they have if there are none."""
+        if weights is None:
+            return self
+        values = np.atleast_1d(np.asarray(weights, np.float64))
+        names = [factor.name for factor in self.factors]
+        if values.shape != (len(names),):
+            msg = f"sensitive_weight={weights!r} needs one weight for each attribute, {names}."
+            raise ValueError(msg)
+        if not (np.isfinite(values).all() and (values >= 0).all() and (values <= 1).all() and values.any()):
+            msg = f"sensitive_weight={weights!r} needs weights from 0 to 1, and one of them above 0."
+            raise ValueError(msg)
+        factors = (replace(factor, weight=float(w)) for factor, w in zip(self.factors, values, strict=True))
+        return replace(self, factors=tuple(factors))
+
+    def take(self, rows: NDArray[np.int64]) -> Groups:
+        """The groups of some cells; levels stay, also those that none of them has."""
+        return replace(self, codes=self.codes[rows])
 
     @property
     def values(self) -> NDArray[np.str_]:
@@ -55,16 +125,16 @@ class Groups:
         return codes.astype(np.int64)
 
 
-def read_groups(values: ArrayLike | Groups, name: str = "groups") -> Groups:
-    """Validate and encode a sensitive attribute.
+def read_groups(values: ArrayLike | Mapping[str, ArrayLike] | Groups, name: str = "groups") -> Groups:
+    """Validate and encode sensitive attributes.
 
     Parameters
     ----------
     values
-        One value per cell, shape (n_cells,): categorical, strings, booleans or few-valued numbers. Groups that were
-        read before are returned as they are.
+        One value per cell, shape (n_cells,): categorical, strings, booleans or few-valued numbers. For several
+        attributes, such values by name. Groups that were read before are returned as they are.
     name
-        What messages call it.
+        What messages call a single attribute.
 
     Returns
     -------
@@ -73,10 +143,51 @@ def read_groups(values: ArrayLike | Groups, name: str = "groups") -> Groups:
     Raises
     ------
     ValueError
-        If values are missing, if there is only one group, or if the attribute is a continuous measurement.
+        If values are missing, if an attribute has only one level, is a continuous measurement, or has another number of
+        cells than the others.
     """
     if isinstance(values, Groups):
         return values
+    if isinstance(values, Mapping | pd.DataFrame):
+        return combine_groups({str(key): read_groups(column, str(key)) for key, column in values.items()})
+    codes, levels = _encoded(values, name)
+    groups = Groups(codes, levels, (Factor(name, levels, np.arange(len(levels))),))
+    lonely = [level for level, count in zip(groups.levels, groups.counts, strict=True) if count == 1]
+    if lonely:
+        msg = f"{name} has groups of a single cell: {lonely}. They are kept, but nothing can be learned about them."
+        warn(msg)
+    return groups
+
+
+def combine_groups(attributes: Mapping[str, Groups]) -> Groups:
+    """One grouping by the combinations of levels that occur, in the order of the levels.
+
+    Parameters
+    ----------
+    attributes
+        Single attributes by name. Of one alone the groups are the same, under this name.
+    """
+    if not attributes:
+        msg = "No sensitive attribute is given."
+        raise ValueError(msg)
+    lengths = {name: len(groups.codes) for name, groups in attributes.items()}
+    if len(set(lengths.values())) > 1:
+        msg = f"All attributes need one value per cell, but they have {lengths} values."
+        raise ValueError(msg)
+    found, codes = np.unique(np.stack([g.codes for g in attributes.values()], axis=1), axis=0, return_inverse=True)
+    factors = tuple(
+        Factor(name, groups.levels, np.ascontiguousarray(column))
+        for (name, groups), column in zip(attributes.items(), found.T, strict=True)
+    )
+    names = [[factor.levels[level] for level in factor.of_group] for factor in factors]
+    levels = tuple(BETWEEN.join(parts) for parts in zip(*names, strict=True))
+    if len(set(levels)) < len(levels):
+        msg = f"Levels of {list(attributes)} contain {BETWEEN!r}, so that combinations get the same name. Rename them."
+        raise ValueError(msg)
+    return Groups(codes.ravel().astype(np.int64), levels, factors)
+
+
+def _encoded(values: ArrayLike, name: str) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     column = pd.Series(values).reset_index(drop=True)
     n_missing = int(column.isna().sum())
     if n_missing:
@@ -100,9 +211,4 @@ def read_groups(values: ArrayLike | Groups, name: str = "groups") -> Groups:
             "Choose a column with two or more groups, or use ordinary clustering (e.g. `scanpy.tl.leiden`)."
         )
         raise ValueError(msg)
-    groups = Groups(codes.astype(np.int64), tuple(str(level) for level in levels))
-    lonely = [level for level, count in zip(groups.levels, groups.counts, strict=True) if count == 1]
-    if lonely:
-        msg = f"{name} has groups of a single cell: {lonely}. They are kept, but nothing can be learned about them."
-        warn(msg)
-    return groups
+    return codes.astype(np.int64), tuple(str(level) for level in levels)

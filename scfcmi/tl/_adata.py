@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
 import pandas as pd
 from anndata import AnnData
+from numpy.typing import NDArray
+
+from scfcmi.source import Groups, combine_groups, read_groups
 
 
 def check_adata(adata: AnnData, *, copy: bool) -> None:
@@ -33,6 +40,35 @@ def obs_column(adata: AnnData, key: str, argument: str) -> pd.Series:
         raise KeyError(msg)
     values = adata.obs[key]
     return values if isinstance(values, pd.Series) else values.to_series()  # that of a lazy AnnData
+
+
+def attribute_keys(sensitive_key: str | Sequence[str]) -> list[str]:
+    """Names of the sensitive attributes, one or several."""
+    keys = [sensitive_key] if isinstance(sensitive_key, str) else list(sensitive_key)
+    if not keys or len(set(keys)) < len(keys) or not all(isinstance(key, str) for key in keys):
+        msg = f"sensitive_key={sensitive_key!r} must be the name of a column of obs, or a list of different names."
+        raise ValueError(msg)
+    return [str(key) for key in keys]
+
+
+def storable_keys(sensitive_key: str | Sequence[str]) -> str | NDArray[np.str_]:
+    """The same names as they go into `uns`: one string, or an array of several."""
+    keys = attribute_keys(sensitive_key)
+    return keys[0] if len(keys) == 1 else np.array(keys)
+
+
+def obs_groups(
+    adata: AnnData,
+    sensitive_key: str | Sequence[str],
+    column: Callable[[AnnData, str, str], pd.Series[Any]] = obs_column,
+) -> Groups:
+    """Groups by one column of `obs`, or by the combinations of several."""
+    return combine_groups(
+        {
+            key: read_groups(column(adata, key, "sensitive_key"), f"adata.obs[{key!r}]")
+            for key in attribute_keys(sensitive_key)
+        }
+    )
 
 
 def obs_labels(adata: AnnData, label_key: str) -> pd.Series:

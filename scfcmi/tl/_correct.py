@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,10 +13,10 @@ from numpy.typing import NDArray
 
 from scfcmi._keys import DEFAULT_KEY, Keys
 from scfcmi.model import FCMI
-from scfcmi.source import Groups, MatrixSource, read_groups, select_source
+from scfcmi.source import Groups, MatrixSource, select_source
 from scfcmi.source._matrix import dense
 
-from ._adata import check_adata, obs_column, writable
+from ._adata import check_adata, obs_groups, storable_keys, writable
 
 # Cells of a group in a place at which its own deviation there counts half, next to that of the group as a whole.
 PRIOR_CELLS = 5.0
@@ -29,7 +30,7 @@ def correct(
     key: str = DEFAULT_KEY,
     *,
     model: FCMI,
-    sensitive_key: str | None = None,
+    sensitive_key: str | Sequence[str] | None = None,
     reference: str = MEAN,
     layer: str | None = None,
     layer_added: str | None = None,
@@ -60,7 +61,7 @@ def correct(
     model
         The fitted model, from `return_model=True` or :meth:`scfcmi.model.FCMI.load`.
     sensitive_key
-        Column of `obs` with the groups; that of the clustering when absent.
+        Column of `obs` with the groups, or several whose combinations are; that of the clustering when absent.
     reference
         Group that all cells are to look like, or `"mean"` for the average over groups.
     layer
@@ -110,7 +111,7 @@ def correct(
     if sensitive_key is None:
         msg = f"adata.uns[{key!r}] does not say which column holds the groups: pass sensitive_key."
         raise ValueError(msg)
-    groups = read_groups(obs_column(adata, sensitive_key, "sensitive_key"), f"adata.obs[{sensitive_key!r}]")
+    groups = obs_groups(adata, sensitive_key)
     weights = _weights(reference, groups)
     layer_added = keys.corrected if layer_added is None else layer_added
     layer = layer if layer is not None else params.get("layer")
@@ -141,7 +142,7 @@ def correct(
     record = {
         "layer_added": layer_added,
         "reference": reference,
-        "sensitive_key": sensitive_key,
+        "sensitive_key": storable_keys(sensitive_key),
         "variance": {name: max(0.0, part / max(total, 1e-12)) for name, part in (("before", before), ("after", after))},
     }
     target.uns[keys.uns] = {**target.uns.get(keys.uns, {}), "corrected": record}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,12 +14,12 @@ from numpy.typing import NDArray
 from scfcmi._keys import DEFAULT_KEY, Keys
 from scfcmi.metrics._encode import Coded, encode, table
 from scfcmi.objective import Alignment, align, neighbourhood_distance, neighbours_within
-from scfcmi.source import Front, Groups, MatrixSource, read_groups, select_source, stratified_sketch
+from scfcmi.source import Front, Groups, MatrixSource, select_source, stratified_sketch
 from scfcmi.source._matrix import dense
 from scfcmi.source._select import DEFAULT_MASK
 from scfcmi.train import PRESETS
 
-from ._adata import obs_column
+from ._adata import obs_column, obs_groups, storable_keys
 
 # A group is missing from a cluster if it has less than this share of the cells that its size lets one expect, where at
 # least so many are expected.
@@ -63,7 +64,7 @@ class Diagnosis(NamedTuple):
 def diagnose(
     adata: AnnData,
     key: str = DEFAULT_KEY,
-    sensitive_key: str | None = None,
+    sensitive_key: str | Sequence[str] | None = None,
     *,
     use_rep: str | None = None,
     layer: str | None = None,
@@ -95,7 +96,8 @@ def diagnose(
     key
         Column of `obs` with the clusters; of :func:`scfcmi.tl.fair_cluster` or of any other method.
     sensitive_key
-        Column of `obs` with the technology, batch or donor; that of the run when absent.
+        Column of `obs` with the technology, batch or donor; that of the run when absent. Of several, the combinations
+        of levels are judged; name one to judge its levels.
     use_rep
         Entry of `obsm` to compare cells by, instead of expression; that of the run when absent.
     layer
@@ -139,7 +141,7 @@ def diagnose(
     if sensitive_key is None:
         msg = f"adata.uns[{key!r}] does not name a sensitive attribute. Name a column of obs with `sensitive_key`."
         raise ValueError(msg)
-    groups = read_groups(_complete(adata, sensitive_key, "sensitive_key"), f"adata.obs[{sensitive_key!r}]")
+    groups = obs_groups(adata, sensitive_key, _complete)
     if use_rep is None and layer is None:
         use_rep, layer = params.get("use_rep"), params.get("layer")
     source, _ = select_source(adata, use_rep=use_rep, layer=layer, mask_var=mask_var, deferred=True)
@@ -148,7 +150,7 @@ def diagnose(
     result, summary = _report(found, [str(level) for level in clusters.levels], list(groups.levels))
     if adata.is_view:
         adata._init_as_actual(adata.copy())
-    adata.uns[Keys(key).diagnosis] = {"sensitive_key": sensitive_key} | summary
+    adata.uns[Keys(key).diagnosis] = {"sensitive_key": storable_keys(sensitive_key)} | summary
     return result
 
 
@@ -381,11 +383,12 @@ def _onehot(codes: NDArray[np.int64], n: int) -> sp.csr_matrix:
 def _run_params(adata: AnnData, key: str) -> dict[str, Any]:
     run = adata.uns.get(Keys(key).uns)
     params = run.get("params", {}) if hasattr(run, "get") else {}
-    return {
-        name: str(params[name])
+    found = {
+        name: params[name]
         for name in ("sensitive_key", "use_rep", "layer")
         if hasattr(params, "get") and params.get(name) is not None
     }
+    return {name: [str(v) for v in value] if np.ndim(value) else str(value) for name, value in found.items()}
 
 
 def _complete(adata: AnnData, key: str, argument: str) -> pd.Series:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import pandas as pd
 from anndata import AnnData
 
 from scfcmi.metrics import cluster_composition, clustering_scores
+from scfcmi.source._groups import BETWEEN
 
-from ._adata import obs_column
+from ._adata import attribute_keys, obs_column
 
 
 class Evaluation(NamedTuple):
@@ -18,7 +20,8 @@ class Evaluation(NamedTuple):
     Parameters
     ----------
     summary
-        One row with the scores of the whole clustering.
+        The scores of the whole clustering, one row; of several attributes one row for their combinations and one for
+        each.
     per_cluster
         One row per cluster; see :func:`scfcmi.metrics.cluster_composition`.
     """
@@ -28,7 +31,12 @@ class Evaluation(NamedTuple):
 
 
 def evaluate(
-    adata: AnnData, cluster_key: str, sensitive_key: str, label_key: str | None = None, *, beta: float = 1.0
+    adata: AnnData,
+    cluster_key: str,
+    sensitive_key: str | Sequence[str],
+    label_key: str | None = None,
+    *,
+    beta: float = 1.0,
 ) -> Evaluation:
     """Score any clustering for fairness and, where reference labels are known, for agreement with them.
 
@@ -42,7 +50,7 @@ def evaluate(
     cluster_key
         Column of `obs` with the clusters.
     sensitive_key
-        Column of `obs` with the technology, batch or donor.
+        Column of `obs` with the technology, batch or donor, or several.
     label_key
         Column of `obs` with reference labels, for example curated cell types.
     beta
@@ -52,7 +60,9 @@ def evaluate(
     -------
     A named tuple `(summary, per_cluster)` of :class:`pandas.DataFrame`. `summary` has one row, named `cluster_key`,
     with `n_cells`, `n_clusters` and the scores of :func:`scfcmi.metrics.clustering_scores`. `per_cluster` is
-    :func:`scfcmi.metrics.cluster_composition`: size, group shares and entropy ratio of every cluster.
+    :func:`scfcmi.metrics.cluster_composition`: size, group shares and entropy ratio of every cluster. With several
+    attributes, `per_cluster` is on the combinations of their levels, and `summary` has a row for these and one for
+    each attribute, told apart by the column `attribute`.
 
     Raises
     ------
@@ -73,18 +83,26 @@ def evaluate(
     [1.0, 0.0, 0.0]
     """
     clusters = _column(adata, cluster_key, "cluster_key")
-    groups = _column(adata, sensitive_key, "sensitive_key")
+    names = attribute_keys(sensitive_key)
+    columns = {name: _column(adata, name, "sensitive_key") for name in names}
     labels = None if label_key is None else _column(adata, label_key, "label_key")
-    if groups.nunique() < 2:
-        msg = (
-            f"sensitive_key={sensitive_key!r} has a single value, {groups.iloc[0]!r}: fairness towards a single group "
-            "is not defined. Choose a column with two or more groups."
-        )
-        raise ValueError(msg)
-    per_cluster = cluster_composition(clusters, groups)
-    scores = clustering_scores(clusters, groups, labels, beta=beta)
+    for name, column in columns.items():
+        if column.nunique() < 2:
+            msg = (
+                f"sensitive_key={name!r} has a single value, {column.iloc[0]!r}: fairness towards a single group "
+                "is not defined. Choose a column with two or more groups."
+            )
+            raise ValueError(msg)
+    if len(names) > 1:
+        joint = [BETWEEN.join(map(str, levels)) for levels in zip(*columns.values(), strict=True)]
+        columns = {BETWEEN.join(names): pd.Series(joint, index=clusters.index)} | columns
+    per_cluster = cluster_composition(clusters, next(iter(columns.values())))
     counts = {"n_cells": len(clusters), "n_clusters": len(per_cluster)}
-    return Evaluation(pd.DataFrame(counts | scores, index=pd.Index([cluster_key])), per_cluster)
+    rows = [counts | clustering_scores(clusters, column, labels, beta=beta) for column in columns.values()]
+    summary = pd.DataFrame(rows, index=pd.Index([cluster_key] * len(rows)))
+    if len(names) > 1:
+        summary.insert(0, "attribute", list(columns))
+    return Evaluation(summary, per_cluster)
 
 
 def _column(adata: AnnData, key: str, argument: str) -> pd.Series:

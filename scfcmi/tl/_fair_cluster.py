@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from numbers import Integral
 from typing import Any
 
@@ -14,18 +15,20 @@ from scfcmi._keys import DEFAULT_KEY, Keys
 from scfcmi.metrics import clustering_scores
 from scfcmi.model import FCMI
 from scfcmi.model._several import fit_several
-from scfcmi.source import read_groups, select_source
+from scfcmi.source import select_source
 from scfcmi.source._select import DEFAULT_MASK
 from scfcmi.train import Preset
 
-from ._adata import check_adata, drop_column, obs_column, obs_labels, writable
+from ._adata import attribute_keys, check_adata, drop_column, obs_groups, obs_labels, storable_keys, writable
+from ._design import describe_design
 
 
 def fair_cluster(
     adata: AnnData,
-    sensitive_key: str,
+    sensitive_key: str | Sequence[str],
     n_clusters: int | None = None,
     *,
+    sensitive_weight: Sequence[float] | None = None,
     use_rep: str | None = None,
     layer: str | None = None,
     mask_var: str | NDArray[np.bool_] | None = DEFAULT_MASK,
@@ -57,9 +60,12 @@ def fair_cluster(
         read twice from one end to the other, and never held in memory whole; matrices stored by rows are read fastest.
         Results for backed and lazy data are kept in memory, not written to the file.
     sensitive_key
-        Column of `obs` with the technology, batch or donor.
+        Column of `obs` with the technology, batch or donor, or several such columns, nested or crossed. Cells are then
+        aligned attribute by attribute, and combinations of levels are named like `"10x | donor 1"`.
     n_clusters
         Number of clusters. When absent it is chosen from the data; `uns[key_added]["n_clusters"]` says how.
+    sensitive_weight
+        Share of `fairness` that each of several attributes gets, from 0 to 1; all of it when absent.
     use_rep
         Entry of `obsm` to cluster instead of expression, for example `"X_pca"`.
     layer
@@ -113,7 +119,10 @@ def fair_cluster(
     `adata.uns[key_added]` : :class:`dict`
         `params`; `history`, one array per loss term and for I(X;C|G) and I(G;C), per epoch; `metrics`, see
         :func:`scfcmi.metrics.clustering_scores`; `n_clusters`, how their number was chosen; `stopped`, when and why
-        training ended; `stability`, the mean ARI between two runs, if `n_init` > 1.
+        training ended; `stability`, the mean ARI between two runs, if `n_init` > 1; `design`, in words, where there is
+        something to say: how attributes relate (`attributes`), and groups in which hardly a cell is like a cell of
+        another group (`without_counterpart`). With several attributes, `metrics` is on their combinations, and
+        `metrics_by_attribute` has the scores for each, `history` I(G;C) of each, as `i_gc_<name>`.
 
     Raises
     ------
@@ -137,9 +146,9 @@ def fair_cluster(
     """
     keys = Keys(key_added)
     check_adata(adata, copy=copy)
-    groups = read_groups(obs_column(adata, sensitive_key, "sensitive_key"), f"adata.obs[{sensitive_key!r}]")
+    groups = obs_groups(adata, sensitive_key).weighted(sensitive_weight)
     labels = None if label_key is None else obs_labels(adata, label_key)
-    if {sensitive_key, label_key} & {keys.labels, keys.confidence, keys.stability}:
+    if {*attribute_keys(sensitive_key), label_key} & {keys.labels, keys.confidence, keys.stability}:
         msg = f"key_added={key_added!r} would overwrite a column that the result is computed from. Choose another name."
         raise ValueError(msg)
     _check_n_init(n_init, random_state)
@@ -152,6 +161,7 @@ def fair_cluster(
             n_clusters,
             preset=preset,
             fairness=fairness,
+            sensitive_weight=sensitive_weight,
             random_state=seed,
             device=device,
             precision=precision,
@@ -174,7 +184,8 @@ def fair_cluster(
             model.get_params()
             | model.used_params()
             | {
-                "sensitive_key": sensitive_key,
+                "sensitive_key": storable_keys(sensitive_key),
+                "sensitive_weight": None if sensitive_weight is None else np.asarray(sensitive_weight, np.float64),
                 "label_key": label_key,
                 "use_rep": use_rep,
                 "layer": layer,
@@ -187,6 +198,14 @@ def fair_cluster(
         "n_clusters": model.n_clusters_evidence_,
         "stopped": model.stopped_,
     }
+    if len(groups.factors) > 1:
+        uns["metrics_by_attribute"] = {
+            factor.name: clustering_scores(clusters, codes, labels)
+            for factor, codes in zip(groups.factors, groups.level_codes.T, strict=True)
+        }
+    design = describe_design(groups, labels, model.unmatched_)
+    if design:
+        uns["design"] = design
     if several is not None:
         uns["stability"] = several.mean_ari
     target = writable(adata, copy=copy)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -15,10 +16,11 @@ from scfcmi._warn import warn
 from scfcmi.model import FCMI
 from scfcmi.model._anchors import align_to_anchors, remoteness, unit_rows
 from scfcmi.source import MatrixSource, select_source
+from scfcmi.source._groups import BETWEEN
 from scfcmi.source._matrix import dense
 from scfcmi.train import embed_all
 
-from ._adata import check_adata, obs_column, writable
+from ._adata import attribute_keys, check_adata, obs_column, storable_keys, writable
 
 NewGroups = Literal["error", "fit"]
 # Share of the model's genes below which cells cannot be placed.
@@ -32,7 +34,7 @@ def map_query(
     adata: AnnData,
     model: FCMI,
     *,
-    sensitive_key: str,
+    sensitive_key: str | Sequence[str],
     new_groups: NewGroups = "error",
     layer: str | None = None,
     key_added: str = DEFAULT_KEY,
@@ -52,7 +54,8 @@ def map_query(
     model
         The fitted model, from `return_model=True` or :meth:`scfcmi.model.FCMI.load`.
     sensitive_key
-        Column of `obs` with the technology, batch or donor.
+        Column of `obs` with the technology, batch or donor. For a model of several attributes as many columns, in the
+        order of the fit; a combination of levels that it was not fitted with is a new group.
     new_groups
         What to do with groups that the model was not fitted with: `"error"`, or `"fit"` to align them.
     layer
@@ -108,10 +111,10 @@ def map_query(
     if new_groups not in get_args(NewGroups):
         msg = f"new_groups={new_groups!r} is unknown: use one of {list(get_args(NewGroups))}."
         raise ValueError(msg)
-    if key_added == sensitive_key:
+    if key_added in attribute_keys(sensitive_key):
         msg = f"key_added={key_added!r} would overwrite a column that the result is computed from. Choose another name."
         raise ValueError(msg)
-    values = _values(adata, sensitive_key)
+    values = _values(adata, attribute_keys(sensitive_key), model)
     unknown = sorted(set(values) - set(model.groups_.levels))
     _check_groups(unknown, new_groups, model, sensitive_key)
     columns = _match_genes(adata, model)
@@ -155,7 +158,7 @@ def map_query(
     target.obs[keys.distance] = distance
     target.obsm[keys.embedding] = embedding
     target.obsm[keys.proba] = proba
-    params = {"sensitive_key": sensitive_key, "new_groups": new_groups, "n_clusters": model.n_clusters_}
+    params = {"sensitive_key": storable_keys(sensitive_key), "new_groups": new_groups, "n_clusters": model.n_clusters_}
     target.uns[keys.uns] = {
         "params": params | ({} if layer is None else {"layer": layer}),
         "mapping": {
@@ -176,16 +179,24 @@ def _check_model(model: Any) -> None:
     model._check_fitted()
 
 
-def _values(adata: AnnData, sensitive_key: str) -> NDArray[Any]:
-    column = obs_column(adata, sensitive_key, "sensitive_key")
-    n_missing = int(column.isna().sum())
-    if n_missing:
-        msg = f"sensitive_key={sensitive_key!r} has {n_missing} missing values. Drop these cells, or name their group."
+def _values(adata: AnnData, keys: list[str], model: FCMI) -> NDArray[Any]:
+    """Name of each cell's group, as the model would call it."""
+    fitted = [factor.name for factor in model.groups_.factors]
+    if len(keys) != len(fitted):
+        msg = f"sensitive_key={keys} names {len(keys)} columns, but the model was fitted with {len(fitted)}: {fitted}."
         raise ValueError(msg)
-    return column.astype(str).to_numpy(dtype=object)
+    columns = []
+    for key in keys:
+        column = obs_column(adata, key, "sensitive_key")
+        n_missing = int(column.isna().sum())
+        if n_missing:
+            msg = f"sensitive_key={key!r} has {n_missing} missing values. Drop these cells, or name their group."
+            raise ValueError(msg)
+        columns.append(column.astype(str))
+    return np.array([BETWEEN.join(levels) for levels in zip(*columns, strict=True)], dtype=object)
 
 
-def _check_groups(unknown: list[str], new_groups: NewGroups, model: FCMI, sensitive_key: str) -> None:
+def _check_groups(unknown: list[str], new_groups: NewGroups, model: FCMI, sensitive_key: str | Sequence[str]) -> None:
     if unknown and new_groups == "error":
         msg = (
             f"sensitive_key={sensitive_key!r} has groups that the model was not fitted with: {unknown}; known are "

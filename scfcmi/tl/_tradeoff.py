@@ -12,17 +12,17 @@ from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 from scfcmi.metrics import clustering_scores
 from scfcmi.model import FCMI
-from scfcmi.source import read_groups, select_source
+from scfcmi.source import select_source
 from scfcmi.source._select import DEFAULT_MASK
 
-from ._adata import check_adata, obs_column, obs_labels
+from ._adata import check_adata, obs_groups, obs_labels
 
 WITH_LABELS = ("nmi", "ari", "conditional_fairness")
 
 
 def tradeoff(
     adata: AnnData,
-    sensitive_key: str,
+    sensitive_key: str | Sequence[str],
     n_clusters: int | None = None,
     *,
     fairness: Sequence[float] = (0, 0.25, 0.5, 0.75, 1),
@@ -46,7 +46,7 @@ def tradeoff(
     adata
         Annotated data with log-normalised expression.
     sensitive_key
-        Column of `obs` with the technology, batch or donor.
+        Column of `obs` with the technology, batch or donor, or several, scored by the combinations of their levels.
     n_clusters
         Number of clusters. When absent it is chosen once, with the preset's own fairness, and the same for all runs.
     fairness
@@ -97,7 +97,7 @@ def tradeoff(
     if not values or not all(0 <= value <= 1 for value in values):
         msg = f"fairness={tuple(fairness)} must name values between 0 (cluster only) and 1 (independence)."
         raise ValueError(msg)
-    groups = read_groups(obs_column(adata, sensitive_key, "sensitive_key"), f"adata.obs[{sensitive_key!r}]")
+    groups = obs_groups(adata, sensitive_key)
     labels = None if label_key is None else obs_labels(adata, label_key)
     source, _ = select_source(adata, use_rep=use_rep, layer=layer, mask_var=mask_var, deferred=True)
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from scfcmi.objective import consensus_terms, fcmi_terms
-from scfcmi.source import MatrixSource
+from scfcmi.source import Groups, MatrixSource
 from scfcmi.source._matrix import dense
 
 from ._batches import count_batches, stratified_batches
@@ -73,7 +73,7 @@ class Targets:
 def train(
     net: FCMINet,
     source: MatrixSource,
-    codes: NDArray[np.int64],
+    groups: Groups,
     targets: Targets | None,
     settings: Settings,
     fabric: Fabric,
@@ -89,8 +89,8 @@ def train(
         An :class:`~scfcmi.model._networks.FCMINet`; trained in place and left on the device of `fabric`.
     source
         Rows to train on.
-    codes
-        Group of each row, shape (n_cells,).
+    groups
+        Group of each row.
     targets
         Aligned positions; needed for the consensus terms only.
     settings
@@ -104,6 +104,7 @@ def train(
     """
     n_epochs = settings.max_epochs
     assert n_epochs is not None
+    codes = groups.codes
     rng = np.random.default_rng(random_state)
     n_batches = count_batches(len(codes), settings.batch_size)
     optimizer = torch.optim.Adam(net.parameters(), lr=settings.learning_rate)
@@ -113,7 +114,7 @@ def train(
             optimizer, settings.learning_rate, total_steps=n_epochs * n_batches
         )
     wrapped, wrapped_optimizer = fabric.setup(net, optimizer)
-    step = _Step(wrapped, wrapped_optimizer, schedule, source, codes, targets, settings, fabric)
+    step = _Step(wrapped, wrapped_optimizer, schedule, source, groups, targets, settings, fabric)
     stopper = _Stopper(settings.patience)
     centres: NDArray[np.float32] | None = None
     history: list[dict[str, float]] = []
@@ -154,24 +155,29 @@ class _Step:
         optimizer: torch.optim.Optimizer,
         schedule: torch.optim.lr_scheduler.LRScheduler | None,
         source: MatrixSource,
-        codes: NDArray[np.int64],
+        groups: Groups,
         targets: Targets | None,
         settings: Settings,
         fabric: Fabric,
     ) -> None:
         self._net, self._optimizer, self._schedule, self._fabric = net, optimizer, schedule, fabric
-        self._source, self._codes, self._settings = source, codes, settings
-        self._n_groups = int(codes.max()) + 1
+        self._source, self._groups, self._settings = source, groups, settings
         self._targets = targets
+        self._factors = None
+        if len(groups.factors) > 1:
+            self._factors = {
+                factor.name: (fabric.to_device(torch.from_numpy(factor.indicators)), factor.weight)
+                for factor in groups.factors
+            }
 
     def __call__(self, rows: NDArray[np.int64], weights: NDArray[np.float32], *, warm: bool) -> dict[str, float]:
         self._net.train()
         x, codes, weight = (
             self._fabric.to_device(torch.from_numpy(part))
-            for part in (dense(self._source.rows(rows)), self._codes[rows], weights)
+            for part in (dense(self._source.rows(rows)), self._groups.codes[rows], weights)
         )
         h, proba, decoded = self._net(x, codes)
-        terms = fcmi_terms(x, decoded, proba, codes, weight, self._n_groups)
+        terms = fcmi_terms(x, decoded, proba, codes, weight, self._groups.n, factors=self._factors)
         if self._targets is not None:
             position = self._fabric.to_device(torch.from_numpy(self._targets.position[rows]))
             centres = self._fabric.to_device(torch.from_numpy(self._targets.centres))

@@ -268,7 +268,7 @@ CHANGES: list[tuple[str, Callable[[dict[str, Any]], Any], str]] = [
     ("levels", lambda d: d.update(levels=["a", 1]), "levels is not a list of text"),
     ("one level", lambda d: d.update(levels=["a"]), "fewer than two"),
     ("same levels", lambda d: d.update(levels=["a", "a"]), "levels has duplicates"),
-    ("three levels", lambda d: d.update(levels=["a", "b", "c"]), "hyperparameters call for"),
+    ("three levels", lambda d: d.update(levels=["a", "b", "c"]), "give every group a level"),
     ("names", lambda d: d.update(feature_names=["a"]), "feature_names has 1 entries"),
     ("huge", lambda d: d["sizes"].update(n_input=2**40), "n_input"),
     ("huge but allowed", lambda d: d["sizes"].update(n_input=2**20), "hyperparameters call for"),
@@ -308,7 +308,7 @@ def test_descriptions_that_do_not_hold(path: Path, change: Callable[[dict[str, A
 def test_many_branches_are_not_built(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     fitted(preset="paper", max_epochs=1).save(path)
-    with_document(path, lambda d: d.update(levels=[str(i) for i in range(100_000)]))
+    with_document(path, lambda d: d.update(levels=[str(i) for i in range(100_000)], factors=[]))
     refused(path, "too few for the branches")
 
 
@@ -380,3 +380,45 @@ def test_odd_file_names(model: FCMI, tmp_path: Path) -> None:
     assert FCMI.load(path).n_clusters_ == 3
     path.write_bytes(b"")
     refused(path, "too few")
+
+
+def test_several_attributes_come_back(tmp_path: Path) -> None:
+    x, tech = cells()
+    donor = np.array(["u", "v", "w"])[np.arange(N_CELLS) // 6 % 3]
+    model = FCMI(3, sensitive_weight=(1, 0.5), max_epochs=2, progress_bar=False, device="cpu")
+    model.fit(x, {"tech": tech, "donor": donor}).save(tmp_path / "model.safetensors")
+    again = FCMI.load(tmp_path / "model.safetensors")
+    assert again.groups_.levels == model.groups_.levels
+    for mine, theirs in zip(again.groups_.factors, model.groups_.factors, strict=True):
+        assert (mine.name, mine.levels, mine.weight) == (theirs.name, theirs.levels, theirs.weight)
+        np.testing.assert_array_equal(mine.of_group, theirs.of_group)
+    h = model.transform(x)
+    np.testing.assert_array_equal(again.decode(h, "tech1 | v"), model.decode(h, "tech1 | v"))
+
+
+def factors(*changes: tuple[int, str, Any]) -> Callable[[dict[str, Any]], None]:
+    def change(document: dict[str, Any]) -> None:
+        for i, name, value in changes:
+            document["factors"][i][name] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda d: d.update(factors={}), "not a list"),
+        (lambda d: d.update(factors=d["factors"] * 2), "duplicates"),
+        (factors((0, "of_group", [0, 0])), "names levels beyond"),
+        (factors((0, "of_group", [0, 2])), "names levels beyond"),
+        (factors((0, "of_group", [0, 1, 1])), "give every group a level"),
+        (factors((0, "of_group", [0, True])), "give every group a level"),
+        (factors((0, "levels", ["a"]), (0, "of_group", [0, 0])), "same levels"),
+        (factors((0, "weight", 2)), "the weight 2"),
+        (factors((0, "name", 1)), "the name 1"),
+        (lambda d: d["factors"][0].pop("levels"), "lacks"),
+    ],
+)
+def test_attributes_that_do_not_hold(path: Path, change: Callable[[dict[str, Any]], Any], match: str) -> None:
+    with_document(path, change)
+    refused(path, match)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from scfcmi.model._networks import AffineDecoder, BranchedDecoder, FCMINet, GlobalBatchNorm1d
+from scfcmi.source import read_groups
 from scfcmi.train import PRESETS
 
 
@@ -128,3 +129,16 @@ def test_batch_norm_over_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.testing.assert_close(ours(H), theirs(torch.cat([H, H]))[:20])
     torch.testing.assert_close(ours.running_mean, theirs.running_mean)
     torch.testing.assert_close(ours.running_var, theirs.running_var)
+
+
+def test_scales_and_shifts_of_attributes_add_up() -> None:
+    groups = read_groups({"tech": list("abab"), "donor": list("uuvv")})
+    decoder = AffineDecoder([4, 6], groups.level_index)
+    h, codes = torch.randn(8, 4), torch.arange(8) % 4
+    torch.testing.assert_close(decoder(h, codes), decoder.layers[0](h))
+    with torch.no_grad():
+        decoder.shift[0][1] += 2  # technology b
+        decoder.shift[0][3] += 3  # donor v
+    added = torch.tensor([0.0, 3.0, 2.0, 5.0])[codes]
+    torch.testing.assert_close(decoder(h, codes), decoder.layers[0](h) + added[:, None])
+    assert "levels" not in decoder.state_dict()

@@ -118,3 +118,42 @@ def test_repeatable() -> None:
     np.testing.assert_allclose(
         align(z[order], codes[order], **HOW).position, align(z, codes, **HOW).position[order], atol=1e-3
     )
+
+
+def crossed(nested: bool = False):
+    """Three types, two technologies and three donors, each of which moves its cells; the donors by less."""
+    rng = np.random.default_rng(0)
+    n = 540
+    types, donor = np.arange(n) % 3, np.arange(n) // 3 % 3
+    tech = (donor == 2).astype(int) if nested else np.arange(n) // 9 % 2
+    of_tech, of_donor = rng.normal(size=(2, 12)), 0.7 * rng.normal(size=(3, 12))
+    z = 8 * np.eye(12)[types] + of_tech[tech] + of_donor[donor] + 0.6 * rng.normal(size=(n, 12))
+    return z.astype(np.float32), np.stack([tech, donor], axis=1), types
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_several_attributes_meet(nested: bool) -> None:
+    z, codes, types = crossed(nested)
+    start, moved = unit(z), align(z, codes, **HOW).position
+    for k in range(3):
+        for column in codes.T:
+            for level in range(1, column.max() + 1):
+                a, b = (types == k) & (column == 0), (types == k) & (column == level)
+                assert gap(moved, a, b) < 0.3 * gap(start, a, b)
+    assert gap(moved, types == 0, types == 1) > 0.8 * gap(start, types == 0, types == 1)
+
+
+def test_an_attribute_without_weight_stays() -> None:
+    z, codes, types = crossed()
+    result = align(z, codes, strength=[1, 0], **HOW)
+    np.testing.assert_array_equal(result.position, align(z, codes[:, 0], **HOW).position)
+    assert result.matched[:, 0].any()
+    assert not result.matched[:, 1].any()
+    a, b = ((types == 0) & (codes[:, 1] == d) for d in (0, 1))
+    assert gap(result.position, a, b) > 0.6 * gap(unit(z), a, b)
+
+
+def test_an_attribute_given_twice_moves_once() -> None:
+    z, codes, _ = crossed()
+    once, twice = (align(z, codes[:, columns], **HOW).position for columns in ([0], [0, 0]))
+    np.testing.assert_allclose(twice, once, atol=0.1)

@@ -150,3 +150,17 @@ def test_consensus_terms() -> None:
     matched = consensus_terms(target, goal, target, goal, torch.tensor([1.0, 0.0]))
     assert float(matched["alignment"]) == pytest.approx(0)
     assert float(matched["consensus"]) == pytest.approx(0, abs=1e-6)
+
+
+def test_information_about_several_attributes() -> None:
+    proba = torch.softmax(3 * torch.randn(40, 4, generator=torch.Generator().manual_seed(0)), dim=1)
+    codes = torch.arange(40) % 4
+    attributes = {"tech": (torch.eye(2)[[0, 0, 1, 1]], 1.0), "donor": (torch.eye(2)[[0, 1, 0, 1]], 0.5)}
+    x = torch.zeros(40, 2)
+    terms = fcmi_terms(x, x, proba, codes, torch.ones(40), 4, factors=attributes)
+    for name, (levels, _) in attributes.items():
+        alone = fcmi_terms(x, x, proba, levels.argmax(1)[codes], torch.ones(40), 2)["i_gc"]
+        torch.testing.assert_close(terms[f"i_gc_{name}"], alone)
+    torch.testing.assert_close(terms["i_gc"], terms["i_gc_tech"] + 0.5 * terms["i_gc_donor"])
+    joint = fcmi_terms(x, x, proba, codes, torch.ones(40), 4)
+    torch.testing.assert_close(terms["i_xc_given_g"], joint["i_xc_given_g"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -89,3 +90,49 @@ def test_groups_is_frozen() -> None:
     groups = Groups(np.array([0, 1]), ("a", "b"))
     with pytest.raises(AttributeError):
         groups.levels = ("x",)  # type: ignore[misc]
+
+
+CROSSED = {"tech": list("babaab"), "donor": pd.Categorical(["d1", "d2", "d2", "d1", "d2", "d1"], ["d3", "d2", "d1"])}
+
+
+def test_combinations_of_several_attributes() -> None:
+    groups = read_groups(CROSSED)
+    assert groups.levels == ("a | d1", "a | d2", "b | d1", "b | d2")
+    assert list(groups.values) == ["b | d1", "a | d2", "b | d2", "a | d1", "a | d2", "b | d1"]
+    tech, donor = groups.factors
+    assert (tech.name, tech.levels, list(tech.of_group)) == ("tech", ("a", "b"), [0, 0, 1, 1])
+    assert (donor.name, donor.levels, list(donor.of_group)) == ("donor", ("d1", "d2"), [0, 1, 0, 1])
+    np.testing.assert_array_equal(groups.level_codes[:, 0], [1, 0, 1, 0, 0, 1])
+    np.testing.assert_array_equal(groups.level_index, [[0, 2], [0, 3], [1, 2], [1, 3]])
+    assert groups.take(np.array([0, 1])).levels == groups.levels
+
+
+def test_combinations_that_do_not_occur_are_no_groups() -> None:
+    groups = read_groups({"tech": list("aabbaabb"), "donor": list("uvwxuvwx")})
+    assert groups.levels == ("a | u", "a | v", "b | w", "b | x")
+    assert read_groups({"tech": list("abab")}).levels == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("values", "match"),
+    [
+        ({}, "No sensitive attribute"),
+        ({"tech": list("ab"), "donor": list("aba")}, "one value per cell"),
+        ({"tech": list("ab"), "donor": ["u", None]}, "donor has 1 missing"),
+        ({"tech": list("ab"), "donor": ["u", "u"]}, "donor has a single group"),
+        ({"tech": ["a | b", "a"], "donor": ["c", "b | c"]}, "contain ' | '"),
+    ],
+)
+def test_attributes_that_do_not_go_together(values: Any, match: str) -> None:
+    with warnings.catch_warnings(), pytest.raises(ValueError, match=match):
+        warnings.simplefilter("ignore")
+        read_groups(values)
+
+
+def test_weights() -> None:
+    groups = read_groups(CROSSED)
+    assert [factor.weight for factor in groups.weighted(None).factors] == [1, 1]
+    assert [factor.weight for factor in groups.weighted([1, 0.5]).factors] == [1, 0.5]
+    for bad in ([1], [1, 2], [0, 0], [1, np.nan], [1, -0.5]):
+        with pytest.raises(ValueError, match="sensitive_weight"):
+            groups.weighted(bad)

@@ -9,13 +9,14 @@ import pytest
 import torch
 
 from scfcmi.model._networks import FCMINet
-from scfcmi.source import MatrixSource
+from scfcmi.source import Groups, MatrixSource
 from scfcmi.train import PRESETS, Record, Settings, Targets, embed_all, kmeans_centres, make_fabric, one_thread, train
 from scfcmi.train._trainer import _Stopper
 
 SMALL = replace(PRESETS["default"], hidden=(16,), batch_size=30, max_epochs=4)
 RNG = np.random.default_rng(0)
 TYPES, CODES = np.arange(90) % 3, np.arange(90) // 3 % 2
+GROUPS = Groups(CODES, ("a", "b"))
 X = (4 * np.eye(6)[TYPES] + RNG.normal(size=(90, 6))).astype(np.float32)
 
 
@@ -35,7 +36,7 @@ def run(settings: Settings, x: np.ndarray = X, *, seed: int = 0) -> tuple[Record
         targets = Targets(position, kmeans_centres(position, 3, random_state=0))
     fabric = make_fabric("cpu", "32-true")
     with one_thread():
-        record = train(net, MatrixSource(x), CODES, targets, settings, fabric, random_state=seed, progress_bar=False)
+        record = train(net, MatrixSource(x), GROUPS, targets, settings, fabric, random_state=seed, progress_bar=False)
     return record, net
 
 
