@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 DEFAULT_KEY = "fair_cluster"
+# Column of `var` with the genes to use, if there is one.
+DEFAULT_MASK = "highly_variable"
 
 
 @dataclass(frozen=True)
@@ -72,3 +74,12 @@ class Keys:
     def diagnosis(self) -> str:
         """Entry of `uns` with the report on over-correction."""
         return f"{self.key_added}_diagnosis"
+
+    @property
+    def of_a_run(self) -> dict[str, tuple[str, ...]]:
+        """What belongs to one clustering in `obs`, `obsm` and `uns`; a later one under this name replaces all of it."""
+        return {
+            "obs": (self.labels, self.confidence, self.stability),
+            "obsm": (self.embedding, self.proba, self.umap),
+            "uns": (self.uns, self.colors, self.diagnosis),
+        }

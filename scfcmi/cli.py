@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from scfcmi._keys import DEFAULT_KEY
+from scfcmi._keys import DEFAULT_KEY, DEFAULT_MASK
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -100,28 +101,42 @@ def _demo(arguments: argparse.Namespace) -> None:
 
 def _cluster(arguments: argparse.Namespace) -> None:
     _check_output(arguments.output, overwrite=arguments.overwrite)
-    adata = _read(arguments.input)
+    if arguments.save_model is not None:
+        _check_output(arguments.save_model, overwrite=arguments.overwrite)
+    kind = ".zarr" if arguments.input.is_dir() else ".h5ad"
+    if arguments.input.exists() and kind != arguments.output.suffix and not arguments.in_memory:
+        msg = f"{arguments.input} is {kind}, and so must be the output; with --in-memory it is converted"
+        raise ValueError(msg)
+    with _opened(arguments.input, in_memory=arguments.in_memory) as adata:
+        from scfcmi import tl
+        from scfcmi.tl._predict_on_disk import store_run
 
-    from scfcmi import tl
-
-    tl.fair_cluster(
-        adata,
-        arguments.sensitive_key,
-        arguments.n_clusters,
-        use_rep=arguments.use_rep,
-        layer=arguments.layer,
-        label_key=arguments.label_key,
-        preset=arguments.preset,
-        fairness=arguments.fairness,
-        key_added=arguments.key_added,
-        random_state=arguments.random_state,
-        device=arguments.device,
-        max_epochs=arguments.max_epochs,
-        batch_size=arguments.batch_size,
-    )
+        model: Any = tl.fair_cluster(
+            adata,
+            arguments.sensitive_key,
+            arguments.n_clusters,
+            use_rep=arguments.use_rep,
+            layer=arguments.layer,
+            mask_var=None if arguments.all_genes else arguments.mask_var,
+            label_key=arguments.label_key,
+            preset=arguments.preset,
+            fairness=arguments.fairness,
+            key_added=arguments.key_added,
+            random_state=arguments.random_state,
+            device=arguments.device,
+            max_epochs=arguments.max_epochs,
+            batch_size=arguments.batch_size,
+            return_model=True,
+        )
+        found = tl.evaluate(adata, arguments.key_added, arguments.sensitive_key, label_key=arguments.label_key)
     with _replacing(arguments.output) as temporary:
-        adata.write_h5ad(temporary)
-    found = tl.evaluate(adata, arguments.key_added, arguments.sensitive_key, label_key=arguments.label_key)
+        if arguments.in_memory:
+            adata.write_zarr(temporary) if temporary.suffix == ".zarr" else adata.write_h5ad(temporary)
+        else:
+            (shutil.copytree if kind == ".zarr" else shutil.copyfile)(arguments.input, temporary)
+            store_run(temporary, adata, arguments.key_added)
+    if arguments.save_model is not None:
+        model.save(arguments.save_model, overwrite=arguments.overwrite)
     print(_scores(found.summary))
     print(f"Wrote obs[{arguments.key_added!r}] to {arguments.output}")
 
@@ -129,19 +144,15 @@ def _cluster(arguments: argparse.Namespace) -> None:
 def _evaluate(arguments: argparse.Namespace) -> None:
     if arguments.csv is not None:
         _check_output(arguments.csv, overwrite=arguments.overwrite)
-    adata = _read(arguments.input, backed=True)
-
     import pandas as pd
 
     from scfcmi import tl
 
-    try:
+    with _opened(arguments.input) as adata:
         results = {
             key: tl.evaluate(adata, key, arguments.sensitive_key, label_key=arguments.label_key, beta=arguments.beta)
             for key in arguments.cluster_key
         }
-    finally:
-        adata.file.close()
     table = pd.concat([result.summary for result in results.values()]).rename_axis("clustering")
     print(_scores(table))
     if arguments.per_cluster:
@@ -173,23 +184,23 @@ def _plain_warnings() -> Iterator[None]:
 # files and figures --------------------------------------------------------------------------------------------------
 
 
-def _read(path: Path, *, backed: bool = False) -> AnnData:
-    if not path.is_file():
-        msg = f"there is no file {path}"
-        raise FileNotFoundError(msg)
+@contextmanager
+def _opened(path: Path, *, in_memory: bool = False) -> Iterator[AnnData]:
+    """What a file holds; its matrices are left on disk unless they are wanted in memory."""
+    from scfcmi.source._store import leave_on_disk, open_store
 
+    with open_store(path) as root:
+        if not in_memory:
+            yield leave_on_disk(root)
+            return
     import anndata as ad
 
-    try:
-        return ad.read_h5ad(path, backed="r" if backed else None)
-    except (OSError, KeyError) as error:
-        msg = f"{path} cannot be read as .h5ad: {error}"
-        raise OSError(msg) from error
+    yield ad.read_zarr(path) if path.is_dir() else ad.read_h5ad(path)
 
 
 def _check_output(path: Path, *, overwrite: bool) -> None:
     """Refuse now what could not be written after the work."""
-    if path.is_dir():
+    if path.is_dir() and path.suffix != ".zarr":
         msg = f"{path} is a folder; name a file"
         raise IsADirectoryError(msg)
     if path.exists() and not overwrite:
@@ -205,13 +216,21 @@ def _check_output(path: Path, *, overwrite: bool) -> None:
 @contextmanager
 def _replacing(path: Path, *, keep: bool = True) -> Iterator[Path]:
     """A temporary name beside `path`, which takes its place when all went well."""
-    temporary = path.with_name(f".{path.stem}.{uuid4().hex[:8]}{path.suffix}")
+    temporary, old = (path.with_name(f".{path.stem}.{uuid4().hex[:8]}{path.suffix}") for _ in range(2))
     try:
         yield temporary
         if keep:
-            os.replace(temporary, path)
+            if path.is_dir():  # a folder cannot be replaced in one step
+                os.replace(path, old)
+            try:
+                os.replace(temporary, path)
+            except OSError:
+                if old.exists():
+                    os.replace(old, path)
+                raise
     finally:
-        temporary.unlink(missing_ok=True)
+        for left in (temporary, old):
+            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
 
 
 def _demo_figure(adata: AnnData, path: Path) -> None:
@@ -247,10 +266,10 @@ def _scores(table: pd.DataFrame) -> str:
 # arguments ----------------------------------------------------------------------------------------------------------
 
 
-def _h5ad(text: str) -> Path:
+def _store(text: str) -> Path:
     path = Path(text)
-    if path.suffix != ".h5ad":
-        msg = f"{text!r} does not end in .h5ad"
+    if path.suffix not in (".h5ad", ".zarr"):
+        msg = f"{text!r} does not end in .h5ad or .zarr"
         raise argparse.ArgumentTypeError(msg)
     return path
 
@@ -289,14 +308,15 @@ def _add_cluster(commands: argparse._SubParsersAction, common: argparse.Argument
     cluster = commands.add_parser(
         "cluster",
         parents=[common],
-        help="cluster the cells of an .h5ad file",
-        description="Cluster the cells of an .h5ad file and write a copy with the clusters, the embedding and the "
-        "scores. X has to be log-normalised (scanpy's normalize_total and log1p); where genes are marked as highly "
-        "variable, those are used.",
+        help="cluster the cells of an .h5ad or .zarr file",
+        description="Cluster the cells of a file and write a copy with the clusters, the embedding and the scores. "
+        "The matrix is read from disk a part at a time, so that it need not fit into memory. X has to be "
+        "log-normalised (scanpy's normalize_total and log1p); where genes are marked as highly variable, those are "
+        "used.",
         epilog="example: scfcmi cluster cells.h5ad --sensitive-key tech -o clustered.h5ad",
     )
-    cluster.add_argument("input", metavar="IN.h5ad", type=Path, help="file with the cells")
-    cluster.add_argument("-o", "--output", metavar="OUT.h5ad", type=_h5ad, required=True, help="file to write")
+    cluster.add_argument("input", metavar="IN", type=Path, help="file with the cells, .h5ad or .zarr")
+    cluster.add_argument("-o", "--output", metavar="OUT", type=_store, required=True, help="file to write, alike")
     cluster.add_argument(
         "--sensitive-key",
         nargs="+",
@@ -312,6 +332,14 @@ def _add_cluster(commands: argparse._SubParsersAction, common: argparse.Argument
     )
     cluster.add_argument("--use-rep", metavar="NAME", help="cluster this entry of obsm, e.g. X_pca, instead of X")
     cluster.add_argument("--layer", metavar="NAME", help="use this layer instead of X")
+    genes = cluster.add_mutually_exclusive_group()
+    genes.add_argument(
+        "--mask-var",
+        metavar="COLUMN",
+        default=DEFAULT_MASK,
+        help="column of var with the genes to use (default: %(default)s, if there is one)",
+    )
+    genes.add_argument("--all-genes", action="store_true", help="use all genes")
     cluster.add_argument(
         "--fairness",
         type=float,
@@ -327,6 +355,12 @@ def _add_cluster(commands: argparse._SubParsersAction, common: argparse.Argument
     cluster.add_argument(
         "--key-added", default=DEFAULT_KEY, metavar="NAME", help="name of the results (default: %(default)s)"
     )
+    cluster.add_argument(
+        "--save-model", metavar="FILE.safetensors", type=Path, help="write the fitted model too, to place later cells"
+    )
+    cluster.add_argument(
+        "--in-memory", action="store_true", help="read the whole file first; the output may be of the other kind"
+    )
     cluster.add_argument("--batch-size", type=int, metavar="N", help="cells per training step (default: the preset's)")
     _add_run_options(cluster)
     cluster.set_defaults(run=_cluster)
@@ -336,13 +370,13 @@ def _add_evaluate(commands: argparse._SubParsersAction, common: argparse.Argumen
     evaluate = commands.add_parser(
         "evaluate",
         parents=[common],
-        help="score clusterings that an .h5ad file holds",
+        help="score clusterings that a file holds",
         description="Score any clusterings in obs: how independent they are of the groups (mnce, balance, nce) and, "
         "with known cell types, how well they find these (nmi, ari, acc), both together (f_beta), and how independent "
         "of the groups they are within cell types (conditional_fairness). Higher is better.",
         epilog="example: scfcmi evaluate cells.h5ad --cluster-key leiden fair_cluster --sensitive-key tech",
     )
-    evaluate.add_argument("input", metavar="IN.h5ad", type=Path, help="file with the cells")
+    evaluate.add_argument("input", metavar="IN", type=Path, help="file with the cells, .h5ad or .zarr")
     evaluate.add_argument(
         "--cluster-key", nargs="+", required=True, metavar="COLUMN", help="columns of obs with clusters, one or more"
     )

@@ -18,6 +18,7 @@ from anndata import AnnData
 
 import scfcmi
 from scfcmi.cli import main
+from scfcmi.source._store import Changes
 
 COMMANDS = ("demo", "cluster", "evaluate")
 
@@ -109,22 +110,63 @@ def test_cluster_writes_a_copy(cells: Path, tmp_path: Path, capsys: pytest.Captu
     assert not leftovers(tmp_path)
 
 
+@pytest.mark.parametrize("in_memory", [False, True])
+@pytest.mark.parametrize(("source", "target"), [("h5ad", "h5ad"), ("zarr", "zarr"), ("zarr", "h5ad")])
+@pytest.mark.filterwarnings("default")
+def test_cluster_without_reading_the_matrix_at_once(
+    source: str,
+    target: str,
+    in_memory: bool,
+    adata: AnnData,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    adata.var["mine"] = np.arange(100) > 9
+    adata.uns["note"] = "stays"
+    cells, out, model = tmp_path / f"in.{source}", tmp_path / f"out.{target}", tmp_path / "m.safetensors"
+    adata.write_zarr(cells) if source == "zarr" else adata.write_h5ad(cells)
+    options = ["--n-clusters", "3", "--max-epochs", "2", "--device", "cpu", "--mask-var", "mine"]
+    arguments = ["cluster", str(cells), "--sensitive-key", "tech", "-o", str(out), "--save-model", str(model), *options]
+    if not in_memory:
+        monkeypatch.setattr(ad, "read_h5ad", lambda *_, **__: pytest.fail("the whole file was read"))
+        monkeypatch.setattr(ad, "read_zarr", lambda *_, **__: pytest.fail("the whole file was read"))
+    if source != target and not in_memory:
+        assert main(arguments) == 1
+        assert "--in-memory" in error_of(capsys)
+        return
+    assert main([*arguments, *(["--in-memory"] if in_memory else [])]) == 0
+    monkeypatch.undo()
+    found = ad.read_zarr(out) if target == "zarr" else ad.read_h5ad(out)
+    scfcmi.tl.fair_cluster(adata, "tech", 3, mask_var="mine", max_epochs=2, device="cpu", progress_bar=False)
+    assert found.obs["fair_cluster"].tolist() == adata.obs["fair_cluster"].tolist()
+    assert set(found.obsm) == set(adata.obsm) and set(found.uns) == {"fair_cluster", "note"}
+    assert scfcmi.model.FCMI.load(model).n_features_ == 90
+    assert not leftovers(tmp_path)
+    if not in_memory:
+        assert main(["cluster", str(out), "--sensitive-key", "tech", "-o", str(out), *options, "--overwrite"]) == 0
+        assert main(["evaluate", str(out), "--cluster-key", "fair_cluster", "--sensitive-key", "tech"]) == 0
+        assert not leftovers(tmp_path)
+
+
 def test_every_option_reaches_the_function(cells: Path, tmp_path: Path, stub: list[dict[str, Any]]) -> None:
     out = str(tmp_path / "out.h5ad")
     assert main(["cluster", str(cells), "--sensitive-key", "tech", "-o", out]) == 0
     options = (
         "--n-clusters 7 --label-key cell_type --layer counts --preset paper --key-added mine --random-state 5 "
-        "--device cpu --max-epochs 9 --batch-size 64 --fairness 0.25 --overwrite"
+        "--device cpu --max-epochs 9 --batch-size 64 --fairness 0.25 --mask-var mine --overwrite"
     )
     assert main(["cluster", str(cells), "--sensitive-key", "tech", "-o", out, *options.split()]) == 0
     plain, full = stub
     assert plain["n_clusters"] is plain["fairness"] is plain["max_epochs"] is plain["use_rep"] is None
     assert (plain["preset"], plain["key_added"], plain["random_state"]) == ("default", "fair_cluster", 0)
+    assert plain["mask_var"] == "highly_variable"
     assert full == {
         "sensitive_key": ["tech"],
         "n_clusters": 7,
         "use_rep": None,
         "layer": "counts",
+        "mask_var": "mine",
         "label_key": "cell_type",
         "preset": "paper",
         "fairness": 0.25,
@@ -133,6 +175,7 @@ def test_every_option_reaches_the_function(cells: Path, tmp_path: Path, stub: li
         "device": "cpu",
         "max_epochs": 9,
         "batch_size": 64,
+        "return_model": True,
     }
     assert "mine" in ad.read_h5ad(out).obs
 
@@ -192,11 +235,10 @@ def test_interrupted_write_keeps_the_old_file(
 ) -> None:
     before = cells.read_bytes()
 
-    def half(self: AnnData, path: Path) -> None:
-        Path(path).write_bytes(b"half")
+    def half(self: Changes, where: str, value: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(AnnData, "write_h5ad", half)
+    monkeypatch.setattr(Changes, "put", half)
     assert main(["cluster", str(cells), "--sensitive-key", "tech", "-o", str(cells), "--overwrite"]) == 1
     assert "No space left" in error_of(capsys)
     assert cells.read_bytes() == before

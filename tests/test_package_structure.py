@@ -35,8 +35,8 @@ TEST_FILES = sorted((ROOT / "tests").rglob("*.py"))
 MAX_POSITIONAL = 3
 # `evaluate` takes the three columns that a scoring is about after `adata`.
 MORE_POSITIONAL = {"tl.evaluate": 4}
-# Draws the table that its counterpart in `tl` returned.
-TAKES_A_FRAME = {"pl.tradeoff"}
+# Draws the table that its counterpart in `tl` returned; works on a file.
+TAKES_NO_ADATA = {"pl.tradeoff", "tl.predict_on_disk"}
 GLOBAL_SEED = re.compile(r"(np|numpy)\.random\.seed|torch\.manual_seed|(L\.)?seed_everything|random\.seed")
 SECTION = re.compile(r"(?m)^(?P<title>[A-Z][A-Za-z ]+)\n-{3,}$")
 
@@ -152,7 +152,7 @@ def test_api_page_lists_every_public_function_and_class() -> None:
 # signatures ---------------------------------------------------------------------------------------------------------
 
 
-@each([p for p in FUNCTIONS if p.subpackage in {"tl", "pl"} and p.name not in TAKES_A_FRAME])
+@each([p for p in FUNCTIONS if p.subpackage in {"tl", "pl"} and p.name not in TAKES_NO_ADATA])
 def test_first_argument_is_adata(public: Public) -> None:
     assert public.parameters, f"{public.name} takes no argument"
     assert public.parameters[0].name == "adata"

@@ -53,7 +53,7 @@ class MatrixSource:
 
     def restricted(self, columns: NDArray[Any]) -> MatrixSource:
         """The same matrix with other columns."""
-        return MatrixSource(self._matrix, columns)
+        return MatrixSource(self._matrix, columns, self._check)
 
     def rows(self, index: NDArray[np.int64] | slice) -> Block:
         """Cut a few rows in the order asked for, as float32; sparse stays sparse."""

@@ -8,10 +8,10 @@ import numpy as np
 from anndata import AnnData
 from numpy.typing import NDArray
 
+from scfcmi._keys import DEFAULT_MASK
+
 from ._check import ExpressionCheck
 from ._matrix import MatrixSource, as_source
-
-DEFAULT_MASK = "highly_variable"
 
 
 def select_source(

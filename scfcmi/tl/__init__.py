@@ -5,6 +5,7 @@ from ._diagnose import Diagnosis, diagnose
 from ._evaluate import Evaluation, evaluate
 from ._fair_cluster import fair_cluster
 from ._map_query import map_query
+from ._predict_on_disk import predict_on_disk
 from ._tradeoff import tradeoff
 from ._umap import umap
 
@@ -16,6 +17,7 @@ __all__ = [
     "evaluate",
     "fair_cluster",
     "map_query",
+    "predict_on_disk",
     "tradeoff",
     "umap",
 ]

@@ -11,12 +11,11 @@ import scipy.sparse as sp
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from scfcmi._keys import DEFAULT_KEY, Keys
+from scfcmi._keys import DEFAULT_KEY, DEFAULT_MASK, Keys
 from scfcmi.metrics._encode import Coded, encode, table
 from scfcmi.objective import Alignment, align, neighbourhood_distance, neighbours_within
 from scfcmi.source import Front, Groups, MatrixSource, select_source, stratified_sketch
 from scfcmi.source._matrix import dense
-from scfcmi.source._select import DEFAULT_MASK
 from scfcmi.train import PRESETS
 
 from ._adata import obs_column, obs_groups, storable_keys

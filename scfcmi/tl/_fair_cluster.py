@@ -11,12 +11,11 @@ import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from scfcmi._keys import DEFAULT_KEY, Keys
+from scfcmi._keys import DEFAULT_KEY, DEFAULT_MASK, Keys
 from scfcmi.metrics import clustering_scores
 from scfcmi.model import FCMI
 from scfcmi.model._several import fit_several
-from scfcmi.source import select_source
-from scfcmi.source._select import DEFAULT_MASK
+from scfcmi.source import Groups, select_source
 from scfcmi.train import Preset
 
 from ._adata import attribute_keys, check_adata, drop_column, obs_groups, obs_labels, storable_keys, writable
@@ -148,9 +147,7 @@ def fair_cluster(
     check_adata(adata, copy=copy)
     groups = obs_groups(adata, sensitive_key).weighted(sensitive_weight)
     labels = None if label_key is None else obs_labels(adata, label_key)
-    if {*attribute_keys(sensitive_key), label_key} & {keys.labels, keys.confidence, keys.stability}:
-        msg = f"key_added={key_added!r} would overwrite a column that the result is computed from. Choose another name."
-        raise ValueError(msg)
+    check_key(keys, *attribute_keys(sensitive_key), label_key)
     _check_n_init(n_init, random_state)
     source, names = select_source(adata, use_rep=use_rep, layer=layer, mask_var=mask_var, deferred=True)
     # Names that stand twice cannot tell the columns of later cells apart.
@@ -178,31 +175,17 @@ def fair_cluster(
         several = fit_several(fit, n_clusters, range(random_state, random_state + n_init))
         model = several.model
     found = model.assignment_
-    clusters = _categorical(found.labels)
-    uns: dict[str, Any] = {
-        "params": _storable(
-            model.get_params()
-            | model.used_params()
-            | {
-                "sensitive_key": storable_keys(sensitive_key),
-                "sensitive_weight": None if sensitive_weight is None else np.asarray(sensitive_weight, np.float64),
-                "label_key": label_key,
-                "use_rep": use_rep,
-                "layer": layer,
-                "n_vars": source.shape[1],
-                "n_init": n_init,
-            }
-        ),
-        "history": model.history_,
-        "metrics": clustering_scores(clusters, groups.values, labels),
-        "n_clusters": model.n_clusters_evidence_,
-        "stopped": model.stopped_,
+    clusters = clusters_of(found.labels)
+    given = {
+        "sensitive_key": storable_keys(sensitive_key),
+        "sensitive_weight": None if sensitive_weight is None else np.asarray(sensitive_weight, np.float64),
+        "label_key": label_key,
+        "use_rep": use_rep,
+        "layer": layer,
+        "n_vars": source.shape[1],
+        "n_init": n_init,
     }
-    if len(groups.factors) > 1:
-        uns["metrics_by_attribute"] = {
-            factor.name: clustering_scores(clusters, codes, labels)
-            for factor, codes in zip(groups.factors, groups.level_codes.T, strict=True)
-        }
+    uns = record_of(model, clusters, groups, labels, given)
     design = describe_design(groups, labels, model.unmatched_)
     if design:
         uns["design"] = design
@@ -237,12 +220,44 @@ def _check_n_init(n_init: int, random_state: int) -> None:
         raise ValueError(msg)
 
 
-def _categorical(labels: NDArray[np.int64]) -> pd.Categorical[str]:
+def check_key(keys: Keys, *columns: str | None) -> None:
+    """Refuse to overwrite what the result is computed from."""
+    if set(columns) & set(keys.of_a_run["obs"]):
+        msg = (
+            f"key_added={keys.key_added!r} would overwrite a column that the result is computed from. "
+            "Choose another name."
+        )
+        raise ValueError(msg)
+
+
+def clusters_of(labels: NDArray[np.integer]) -> pd.Categorical[str]:
     """Integer labels to strings, live clusters only, in natural order."""
     live, codes = np.unique(labels, return_inverse=True)
     return pd.Categorical.from_codes(codes.astype(np.int64), categories=pd.Index([str(k) for k in live]))
 
 
-def _storable(values: dict[str, Any]) -> dict[str, Any]:
-    """Leave out what was not set: files have no word for None."""
-    return {name: value for name, value in values.items() if value is not None}
+def record_of(
+    model: FCMI,
+    clusters: pd.Categorical[str],
+    groups: Groups | None,
+    labels: pd.Series | None,
+    given: dict[str, Any],
+) -> dict[str, Any]:
+    """What `uns` says about a run: parameters, history, scores if there are groups, and how it was decided."""
+    params = model.get_params() | model.used_params() | given
+    scores: dict[str, Any] = {}
+    if groups is not None:
+        scores["metrics"] = clustering_scores(clusters, groups.values, labels)
+        if len(groups.factors) > 1:
+            scores["metrics_by_attribute"] = {
+                factor.name: clustering_scores(clusters, codes, labels)
+                for factor, codes in zip(groups.factors, groups.level_codes.T, strict=True)
+            }
+    return {
+        # Files have no word for None.
+        "params": {name: value for name, value in params.items() if value is not None},
+        "history": model.history_,
+        **scores,
+        "n_clusters": model.n_clusters_evidence_,
+        "stopped": model.stopped_,
+    }

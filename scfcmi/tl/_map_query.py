@@ -107,7 +107,7 @@ def map_query(
     """
     keys = Keys(key_added)
     check_adata(adata, copy=copy)
-    _check_model(model)
+    check_model(model)
     if new_groups not in get_args(NewGroups):
         msg = f"new_groups={new_groups!r} is unknown: use one of {list(get_args(NewGroups))}."
         raise ValueError(msg)
@@ -172,7 +172,8 @@ def map_query(
     return target if copy else None
 
 
-def _check_model(model: Any) -> None:
+def check_model(model: Any) -> None:
+    """Refuse what is no fitted model."""
     if not isinstance(model, FCMI):
         msg = f"model must be a fitted scfcmi.model.FCMI, not {type(model).__name__}; `FCMI.load` reads a saved one."
         raise TypeError(msg)

@@ -10,10 +10,10 @@ from anndata import AnnData
 from numpy.typing import NDArray
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
+from scfcmi._keys import DEFAULT_MASK
 from scfcmi.metrics import clustering_scores
 from scfcmi.model import FCMI
 from scfcmi.source import select_source
-from scfcmi.source._select import DEFAULT_MASK
 
 from ._adata import check_adata, obs_groups, obs_labels
 

@@ -1,0 +1,162 @@
+"""Results for the cells of a file, written into it: any number of cells, a chunk at a time."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from numpy.typing import NDArray
+
+from scfcmi._keys import DEFAULT_KEY, Keys
+from scfcmi.model import FCMI
+from scfcmi.source import MatrixSource, select_source
+from scfcmi.source._store import Changes, leave_on_disk, open_store
+
+from ._adata import attribute_keys, check_adata, obs_groups, obs_labels, storable_keys
+from ._fair_cluster import check_key, clusters_of, record_of
+from ._map_query import check_model
+
+
+def predict_on_disk(
+    path: str | os.PathLike[str],
+    model: FCMI,
+    *,
+    sensitive_key: str | Sequence[str] | None = None,
+    label_key: str | None = None,
+    use_rep: str | None = None,
+    layer: str | None = None,
+    key_added: str = DEFAULT_KEY,
+) -> None:
+    """Assign the cells of a file to the clusters of a fitted model, and write the result into the file.
+
+    The matrix is read once, a chunk at a time, and what is known of a chunk is written before the next is read: memory
+    does not grow with the matrix. Genes are found by name, and all genes of the model have to be there. Groups do not
+    matter, as in :meth:`scfcmi.model.FCMI.predict`; for cells of new groups, or with genes missing, see
+    :func:`scfcmi.tl.map_query`.
+
+    Parameters
+    ----------
+    path
+        An `.h5ad` file or a `.zarr` folder with log-normalised expression, which nothing else has open.
+    model
+        The fitted model, from `return_model=True` or :meth:`scfcmi.model.FCMI.load`.
+    sensitive_key
+        Column of `obs` with the groups, or several, for the scores.
+    label_key
+        Column of `obs` with curated labels, for the scores.
+    use_rep
+        Entry of `obsm` that the model was fitted with the like of, instead of expression.
+    layer
+        Layer with log-normalised expression instead of `X`.
+    key_added
+        Name under which results are written.
+
+    Returns
+    -------
+    `None`. Writes into the file what :func:`scfcmi.tl.fair_cluster` sets, so that the file reads as if the cells had
+    been clustered in memory and saved: `obs[key_added]`, `obs[key_added + "_confidence"]`, `obsm["X_" + key_added]`,
+    `obsm[key_added + "_proba"]` and `uns[key_added]`, without its `design`. They appear all at once when they are
+    complete. After an error the file is as it was, though an `.h5ad` file may have grown.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    KeyError
+        If a column, layer or representation does not exist.
+    OSError
+        If it cannot be read as what it is named, or is open elsewhere.
+    ValueError
+        If genes are missing, or values are not valid.
+
+    Examples
+    --------
+    >>> import scanpy as sc, scfcmi as sf
+    >>> adata = sf.datasets.simulated_atlas(n_cells=300, n_genes=200, random_state=0)
+    >>> sc.pp.normalize_total(adata, target_sum=1e4)
+    >>> sc.pp.log1p(adata)
+    >>> adata.write_h5ad("cells.h5ad")
+    >>> model = sf.tl.fair_cluster(adata, "tech", 4, max_epochs=5, progress_bar=False, return_model=True)
+    >>> sf.tl.predict_on_disk("cells.h5ad", model, sensitive_key="tech")
+    >>> bool((sc.read_h5ad("cells.h5ad").obs["fair_cluster"] == adata.obs["fair_cluster"]).all())
+    True
+    """
+    keys = Keys(key_added)
+    check_model(model)
+    if label_key is not None and sensitive_key is None:
+        msg = f"label_key={label_key!r} is for the scores, which need sensitive_key too."
+        raise ValueError(msg)
+    with open_store(path, writable=True) as root:
+        adata = leave_on_disk(root)
+        check_adata(adata, copy=False)
+        attributes = [] if sensitive_key is None else attribute_keys(sensitive_key)
+        groups = obs_groups(adata, attributes) if attributes else None
+        labels = None if label_key is None else obs_labels(adata, label_key)
+        check_key(keys, *attributes, label_key)
+        source = _source(adata, model, use_rep, layer)
+        n = source.shape[0]
+        found, confidence = np.empty(n, np.int32), np.empty(n, np.float32)
+        with Changes(root) as changes:
+            embedding = changes.array(f"obsm/{keys.embedding}", (n, model.net_.centres.shape[1]))
+            proba = changes.array(f"obsm/{keys.proba}", (n, model.n_clusters_))
+            for rows, part in model.assign_chunks(source):
+                embedding[rows], proba[rows] = part.embedding, part.proba
+                found[rows], confidence[rows] = part.labels, part.proba.max(axis=1)
+            clusters = clusters_of(found)
+            given = {
+                "sensitive_key": storable_keys(attributes) if attributes else None,
+                "label_key": label_key,
+                "use_rep": use_rep,
+                "layer": layer,
+                "n_vars": source.shape[1],
+                "n_init": 1,
+            }
+            record = record_of(model, clusters, groups, labels, given)
+            changes.put(f"obs/{keys.labels}", clusters)
+            changes.put(f"obs/{keys.confidence}", confidence)
+            changes.put(f"uns/{keys.uns}", record)
+            _drop_the_rest(changes, keys)
+
+
+def store_run(path: str | os.PathLike[str], adata: AnnData, key_added: str) -> None:
+    """Write what a clustering has set in `adata` into a file with the same cells, all of it or nothing."""
+    keys = Keys(key_added)
+    with open_store(path, writable=True) as root, Changes(root) as changes:
+        for slot, names in keys.of_a_run.items():
+            held = getattr(adata, slot)
+            for name in names:
+                if name in held:
+                    values = held[name]
+                    changes.put(f"{slot}/{name}", values.values if isinstance(values, pd.Series) else values)
+        _drop_the_rest(changes, keys)
+
+
+def _drop_the_rest(changes: Changes, keys: Keys) -> None:
+    """What an earlier run under this name has left, and this one does not write."""
+    for slot, names in keys.of_a_run.items():
+        for name in names:
+            changes.drop(f"{slot}/{name}")
+
+
+def _source(adata: AnnData, model: FCMI, use_rep: str | None, layer: str | None) -> MatrixSource:
+    """The model's columns, in the model's order."""
+    wanted = model.feature_names_
+    if wanted is None or use_rep not in (None, "X"):
+        return select_source(adata, use_rep=use_rep, layer=layer, mask_var=None, deferred=True)[0]
+    if not adata.var_names.is_unique:
+        msg = "var_names has duplicates, so that genes cannot be found by name. Make them unique first."
+        raise ValueError(msg)
+    columns: NDArray[np.int64] = adata.var_names.astype(str).get_indexer(pd.Index(wanted)).astype(np.int64)
+    missing = [name for name, column in zip(wanted, columns, strict=True) if column < 0]
+    if missing:
+        msg = (
+            f"{len(missing)} of {len(wanted)} genes of the model are not in the file (first {missing[0]!r}). "
+            "`scfcmi.tl.map_query` places cells without them."
+        )
+        raise ValueError(msg)
+    mask = np.isin(np.arange(adata.n_vars), columns)
+    source, _ = select_source(adata, layer=layer, mask_var=mask, deferred=True)
+    return source.restricted(columns)
