@@ -24,7 +24,7 @@ import scfcmi
 from scfcmi.train import PRESETS
 
 HERE = Path(__file__).resolve().parent
-GRID = {"n_align_matches": (5, 10, 20), "n_fine": (40, 60), "n_comps": (20, 30, 50)}
+GRID = {"height": (0.0, 0.35, 0.7, 1.0), "n_align_matches": (5, 10, 20), "n_fine": (40, 60)}
 SCORES = ["nmi", "ari", "conditional_fairness"]
 
 

@@ -72,7 +72,7 @@ def main() -> None:
         model = sf.tl.fair_cluster(adata, "batch", len(np.unique(kind)), progress_bar=False, return_model=True)
         x = adata.X.toarray()
         versions = {"uncorrected": x}
-        decoded = np.stack([model.decode(adata.obsm["X_fair_cluster"], g, X=adata.X) for g in model.groups_.levels])
+        decoded = np.stack([model.decode(adata.obsm["X_fair_cluster"], g) for g in model.groups_.levels])
         own = decoded[model.groups_.encode(batch), np.arange(len(x))]
         versions["decoder's difference, mean"] = np.maximum(x + decoded.mean(0) - own, 0)
         for reference in ("mean", *model.groups_.levels):

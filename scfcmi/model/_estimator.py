@@ -23,11 +23,10 @@ from scfcmi.train import (
     Targets,
     default_epochs,
     embed_all,
-    kmeans_centres,
     make_fabric,
     merge_tree,
     one_thread,
-    suggest_n_clusters,
+    representative_draw,
     train,
 )
 
@@ -228,7 +227,7 @@ class FCMI:
         groups = self.groups_.take(rows)
         codes, levels = groups.codes, groups.level_codes
         block = source.gather(rows)
-        front = Front.fit(block, levels, settings.n_comps, standardize=self.standardize)
+        front = Front.fit(block, levels, settings.n_comps, standardize=self.standardize, height=settings.height)
         self.front_: Front | None = front
         sketch = front.transform(block)
         strength = [settings.align_strength * factor.weight for factor in groups.factors]
@@ -243,20 +242,16 @@ class FCMI:
         self.unmatched_ = _unmatched(aligned.matched, groups, np.array(strength) > 0)
         position = aligned.position
         n_fine = min(max(settings.n_fine, self.n_clusters or 0), len(rows))
-        centres = kmeans_centres(position, n_fine, random_state=self.random_state, n_init=1)
-        self._make_net(front.n_comps, front.n_comps, centres)
-        self._train(MatrixSource(sketch), groups, Targets(position, centres), fabric)
+        affinity = merge_affinity(position, codes, aligned.matches, settings.n_neighbors, settings.n_joint)
+        draw = representative_draw(position, affinity, n_fine, self.n_clusters, random_state=self.random_state)
+        self.n_clusters_, self.n_clusters_evidence_ = int(draw.n_clusters), draw.evidence
+        self._make_net(front.n_comps, front.n_comps, draw.centres)
+        self._train(MatrixSource(sketch), groups, Targets(position, draw.centres), fabric)
         found = self._fine_proba(embed_all(self.net_, MatrixSource(sketch))).argmax(1)
         live, fine = np.unique(found, return_inverse=True)
         # A small cluster that no cell chose has no place in the merging: cells to come must not choose it either.
         self.net_.centres = torch.nn.Parameter(self.net_.centres[torch.from_numpy(live)].detach())
-        affinity = merge_affinity(position, codes, aligned.matches, settings.n_neighbors, settings.n_joint)
-        tree = merge_tree(fine, affinity)
-        if self.n_clusters is None:
-            self.n_clusters_, self.n_clusters_evidence_ = suggest_n_clusters(tree)
-        else:
-            self.n_clusters_, self.n_clusters_evidence_ = int(self.n_clusters), {"method": "given"}
-        self.merge_ = tree.cut(self.n_clusters_)
+        self.merge_ = merge_tree(fine, affinity).cut(self.n_clusters_)
         kept = stratified_sketch(codes, N_ANCHORS, np.random.default_rng(self.random_state))
         self.anchors_: Anchors | None = Anchors(sketch[kept], codes[kept])
 
@@ -413,17 +408,16 @@ class FCMI:
         >>> from scfcmi.model import FCMI
         >>> X = np.random.default_rng(0).normal(size=(100, 5))
         >>> FCMI(2, max_epochs=2, progress_bar=False).fit(X, ["a", "b"] * 50).transform(X).shape
-        (100, 5)
+        (100, 6)
         """
         return self.assign(X).embedding
 
-    def decode(self, embedding: ArrayLike, group: str | ArrayLike, *, X: Any = None) -> NDArray[np.float32]:
+    def decode(self, embedding: ArrayLike, group: str | ArrayLike) -> NDArray[np.float32]:
         """Reconstruct cells through the decoder of a group: what they would look like, had it measured them.
 
         The decoder sees what the network sees. By default that is a projection on a few directions along which cells
         within groups differ, so what groups differ in lies in part outside of it, and what is decoded is smoother than
-        expression; :func:`scfcmi.tl.correct` works on every gene. How far a cell is from the mean is not in the
-        embedding either: it is taken from `X`, or is the typical length of the fitted cells.
+        expression; :func:`scfcmi.tl.correct` works on every gene.
 
         Parameters
         ----------
@@ -431,8 +425,6 @@ class FCMI:
             Embedding of cells, shape (n_cells, n_latent).
         group
             One group for all of them, or one for each, shape (n_cells,).
-        X
-            The cells themselves, shape (n_cells, n_columns), for their length.
 
         Returns
         -------
@@ -449,7 +441,7 @@ class FCMI:
         >>> from scfcmi.model import FCMI
         >>> X = np.random.default_rng(0).normal(size=(100, 5))
         >>> model = FCMI(2, max_epochs=2, progress_bar=False).fit(X, ["a", "b"] * 50)
-        >>> model.decode(model.transform(X), "b", X=X).shape
+        >>> model.decode(model.transform(X), "b").shape
         (100, 5)
         """
         self._check_fitted()
@@ -460,21 +452,14 @@ class FCMI:
             raise ValueError(msg)
         groups = np.full(len(h), group) if isinstance(group, str) else np.asarray(group)
         codes = self.groups_.encode(groups, "group")
-        source = None if X is None else self._source(X)
-        for name, shape in (("group", codes.shape), ("X", None if source is None else source.shape[:1])):
-            if shape is not None and shape != (len(h),):
-                msg = f"{name} has shape {shape}, but embedding has {len(h)} rows."
-                raise ValueError(msg)
+        if codes.shape != (len(h),):
+            msg = f"group has shape {codes.shape}, but embedding has {len(h)} rows."
+            raise ValueError(msg)
         with torch.inference_mode():
             device = self.net_.centres.device
             z = self.net_.decoder(torch.from_numpy(h).to(device), torch.from_numpy(codes).to(device))
         decoded = z.float().cpu().numpy()
-        if self.front_ is None:
-            return decoded
-        lengths = None
-        if source is not None:
-            lengths = np.concatenate([self.front_.lengths(block) for _, block in source.chunks()])
-        return self.front_.inverse(decoded, lengths)
+        return decoded if self.front_ is None else self.front_.inverse(decoded)
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write the fitted model to one `.safetensors` file.

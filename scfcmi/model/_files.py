@@ -120,7 +120,7 @@ def load_model(cls: type[Model], path: str | os.PathLike[str], *, device: str | 
     model.front_ = model.anchors_ = None
     if spec.settings.consensus:
         arrays = {name: tensors.pop(f"front.{name}") for name in ("mean", "scale", "loadings")}
-        model.front_ = Front(**arrays, length=float(document["length"]))
+        model.front_ = Front(**arrays, length=float(document["length"]), height=spec.settings.height)
         model.anchors_ = Anchors(*(tensors.pop(f"anchors.{name}") for name in ("position", "codes")))
     model.n_features_ = spec.n_features
     net = spec.net
@@ -377,7 +377,7 @@ def _implied(document: dict[str, Any], n_entries: int, fail: Fail) -> _Spec:
         shapes |= {
             "front.mean": ("F32", (n_features,)),
             "front.scale": ("F32", (n_features,)),
-            "front.loadings": ("F32", (n_features, n_input)),
+            "front.loadings": ("F32", (n_features, n_input - (settings.height > 0))),
             "anchors.position": ("F32", (sizes["n_anchors"], n_input)),
             "anchors.codes": ("I64", (sizes["n_anchors"],)),
         }

@@ -1,4 +1,4 @@
-"""The front layer: one linear map from genes to a few directions along which cells of the same group differ."""
+"""The front layer: a map from genes to a few directions along which cells of the same group differ."""
 
 from __future__ import annotations
 
@@ -13,17 +13,21 @@ from ._matrix import dense, normalise_rows
 from ._storage import Block
 
 CLIP = 10.0
+# No cell is brought back to farther than about so many typical lengths from the mean.
+FARTHEST = 10.0
 # Below this size a full decomposition is quicker than an iterative one.
 SMALL = 200
 
 
 @dataclass(frozen=True)
 class Front:
-    """Standardise, project on principal directions *within* groups, and scale every cell to the same length.
+    """Standardise, project on principal directions *within* groups, and bring cells to a sphere.
 
     The loadings come from the covariance that is left after each group's mean is taken out, so a direction that only
     tells groups apart is not among them; the cells themselves are not centred by group, so differences in composition
-    stay. Cells are brought to length √n_comps, because depth shows mostly as length.
+    stay. On the sphere, cells far from the mean differ by their direction alone, because depth shows mostly as length;
+    cells near the mean, whose direction is noise, meet at the pole: one more column, of the typical length for all
+    cells, is appended before each is scaled to length √n_comps.
 
     Parameters
     ----------
@@ -35,17 +39,20 @@ class Front:
         Orthonormal directions, shape (n_columns, n_comps).
     length
         Typical length of a projected cell, before all are scaled to the same.
+    height
+        The appended column, in typical lengths; at 0 there is none, and directions are all that is left.
     """
 
     mean: NDArray[np.float32]
     scale: NDArray[np.float32]
     loadings: NDArray[np.float32]
     length: float = 1.0
+    height: float = 0.0
 
     @property
     def n_comps(self) -> int:
         """Number of output columns."""
-        return int(self.loadings.shape[1])
+        return int(self.loadings.shape[1]) + (self.height > 0)
 
     @classmethod
     def fit(
@@ -55,6 +62,7 @@ class Front:
         n_comps: int,
         *,
         standardize: bool,
+        height: float = 0.0,
     ) -> Front:
         """Estimate the map from some cells.
 
@@ -69,6 +77,8 @@ class Front:
             Directions wanted; fewer come back when there are fewer columns.
         standardize
             Whether columns are brought to unit variance, as genes should be and principal components should not.
+        height
+            The appended column, in typical lengths.
         """
         n, n_columns = block.shape
         mean, scale = _moments(block)
@@ -83,26 +93,29 @@ class Front:
         loadings = _directions(block, membership, centres, min(n_comps, n, n_columns))
         mean = mean.astype(np.float32)
         length = np.linalg.norm(np.asarray(block @ loadings) - (mean / scale) @ loadings, axis=1)
-        return cls(mean, scale, np.ascontiguousarray(loadings, np.float32), float(np.median(length)))
+        return cls(mean, scale, np.ascontiguousarray(loadings, np.float32), float(np.median(length)), height)
 
     def transform(self, block: Block) -> NDArray[np.float32]:
         """Map rows, shape (n_rows, n_columns), to shape (n_rows, n_comps)."""
         z = self._project(block)
+        if self.height > 0:
+            z = np.column_stack([z, np.full(len(z), self.height * self.length, np.float32)])
         length = np.linalg.norm(z, axis=1, keepdims=True)
         return (z * (np.sqrt(self.n_comps) / np.maximum(length, 1e-12))).astype(np.float32)
 
-    def lengths(self, block: Block) -> NDArray[np.float32]:
-        """Length of rows after projection, which :meth:`transform` takes away, shape (n_rows,)."""
-        return np.linalg.norm(self._project(block), axis=1).astype(np.float32)
-
-    def inverse(self, z: NDArray[np.float32], lengths: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+    def inverse(self, z: NDArray[np.float32]) -> NDArray[np.float32]:
         """Map transformed rows, shape (n_rows, n_comps), back to columns, shape (n_rows, n_columns).
 
-        What the directions do not span is lost, and stands at its mean. Without `lengths`, cells get the typical one.
+        What the directions do not span is lost, and stands at its mean. Without a column for the height, how far a cell
+        was from the mean is lost as well, and cells get the typical length.
         """
-        length = np.full(len(z), self.length, np.float32) if lengths is None else lengths
-        rows = (z * (length / np.sqrt(self.n_comps))[:, None]) @ self.loadings.T
-        return (rows * self.scale + self.mean).astype(np.float32)
+        if self.height > 0:
+            # The height is the same for all cells before scaling, so it tells by how much each was scaled.
+            lowest = np.sqrt(self.n_comps) * self.height / FARTHEST
+            z = z[:, :-1] * (self.height * self.length / np.maximum(z[:, -1:], lowest))
+        else:
+            z = z * (self.length / np.sqrt(self.n_comps))
+        return ((z @ self.loadings.T) * self.scale + self.mean).astype(np.float32)
 
     def _project(self, block: Block) -> NDArray[np.float32]:
         if (self.scale != 1).any():

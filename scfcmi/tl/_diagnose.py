@@ -219,7 +219,7 @@ def _align(
     rows = stratified_sketch(groups.codes, settings.sketch_size, np.random.default_rng(random_state))
     codes = groups.codes[rows]
     block = source.gather(rows)
-    front = Front.fit(block, codes, settings.n_comps, standardize=standardize)
+    front = Front.fit(block, codes, settings.n_comps, standardize=standardize, height=settings.height)
     z = front.transform(dense(block))
     aligned = align(
         z,

@@ -13,7 +13,7 @@ from scipy.special import xlogy
 # Two clusters are one when more of their weight than this lies between them.
 SEPARATION = 0.04
 # Exponent of the larger share in the mean of two clusters' shares: 0.5 would be the geometric mean, 0 the smaller one.
-LEAN_LOSS, LEAN_LINK = 0.3, 0.4
+LEAN_LOSS, LEAN_LINK = 0.35, 0.4
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,10 @@ class Settings:
     alignment, assignment
         Weights of the distance to the aligned position and of the cross-entropy to its assignment.
     n_comps
-        Directions kept when projecting, and width of the embedding.
+        Directions kept when projecting.
+    height
+        How far above the plane of these directions cells stand on the sphere, in typical lengths: at 0, only the
+        direction from the mean counts; the larger, the more its length counts as well.
     n_fine
         Small clusters, before merging.
     n_align_neighbors, n_align_matches
@@ -69,6 +72,7 @@ class Settings:
     alignment: float = 0.0
     assignment: float = 0.0
     n_comps: int = 30
+    height: float = 0.0
     n_fine: int = 60
     n_align_neighbors: int = 15
     n_align_matches: int = 10
@@ -110,6 +114,7 @@ PRESETS: dict[Preset, Settings] = {
         consensus=True,
         alignment=5.0,
         assignment=1.0,
+        height=0.7,
     ),
     # As published: network for vectors, α, β, τ, Adam, 300 epochs of which 20 are reconstruction alone.
     "paper": Settings(

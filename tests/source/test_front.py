@@ -119,3 +119,21 @@ def test_signs_and_repeatability() -> None:
     np.testing.assert_array_equal(a.loadings, b.loadings)
     largest = np.abs(a.loadings).argmax(axis=0)
     assert (a.loadings[largest, np.arange(5)] > 0).all()
+
+
+def test_cells_near_the_mean_meet_at_the_pole() -> None:
+    """A type in the middle of others has no direction of its own, but a place."""
+    rng = np.random.default_rng(0)
+    kind = np.arange(300) % 3
+    x = (rng.normal(size=(300, 20)) + 8 * np.eye(20)[0] * (kind - 1)[:, None]).astype(np.float32)
+    codes = np.arange(300) // 3 % 2
+
+    def spread(height: float) -> float:
+        front = Front.fit(x, codes, 10, standardize=False, height=height)
+        z = front.transform(x)
+        assert z.shape[1] == front.n_comps
+        np.testing.assert_allclose(np.linalg.norm(z, axis=1), np.sqrt(front.n_comps), rtol=1e-4)
+        middle = z[kind == 1]
+        return float((middle - middle.mean(0)).var(axis=0).sum() / z.var(axis=0).sum())
+
+    assert spread(1.0) < 0.4 * spread(0.0)

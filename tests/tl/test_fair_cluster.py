@@ -167,7 +167,7 @@ def test_representation(adata: AnnData) -> None:
     fair_cluster(adata, "tech", 3, use_rep="X_pca", key_added="array", **QUICK)
     fair_cluster(adata, "tech", 3, use_rep="frame", key_added="table", **QUICK)
     check_output(adata, 3, "array")
-    assert adata.obsm["X_array"].shape == (300, 8)
+    assert adata.obsm["X_array"].shape == (300, 9)
     assert adata.uns["array"]["params"]["n_vars"] == 8
     assert adata.uns["array"]["params"]["use_rep"] == "X_pca"
     assert adata.obs["array"].tolist() == adata.obs["table"].tolist()
