@@ -130,8 +130,9 @@ class Lazy(Storage):
 
     def strips(self, step: int) -> Iterator[tuple[int, int]]:
         if self.matrix.numblocks[0] == 1:  # stored by columns: rows cannot be had without computing every chunk
-            step = max(step, STRIP_ENTRIES // max(1, self.matrix.shape[1]))
-            return super().strips(step)
+            # Of sparse chunks, about one value in sixteen is taken to be there.
+            entries = STRIP_ENTRIES * (16 if sp.issparse(self.matrix._meta) else 1)
+            return super().strips(max(step, entries // max(1, self.n_columns)))
         bounds = [0]  # whole chunks, as many as make up a step
         for edge in self._edges[1:].tolist():
             if edge - bounds[-1] >= step or edge == self.n_rows:
