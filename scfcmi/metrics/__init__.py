@@ -1,6 +1,7 @@
 """How a clustering is judged: arrays of labels in, a number or a table out."""
 
 from ._agreement import clustering_accuracy, f_beta
+from ._continuous import continuous_dependence
 from ._fairness import balance, cluster_composition, conditional_fairness, mnce, nce
 from ._scores import clustering_scores
 
@@ -10,6 +11,7 @@ __all__ = [
     "clustering_accuracy",
     "clustering_scores",
     "conditional_fairness",
+    "continuous_dependence",
     "f_beta",
     "mnce",
     "nce",

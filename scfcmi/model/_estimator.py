@@ -15,7 +15,17 @@ from numpy.typing import ArrayLike, NDArray
 
 from scfcmi._warn import warn
 from scfcmi.objective import align, merge_affinity
-from scfcmi.source import Front, Groups, MatrixSource, as_source, read_groups, stratified_sketch
+from scfcmi.objective._alignment import N_ITERATIONS
+from scfcmi.source import (
+    Continuous,
+    Front,
+    Groups,
+    MatrixSource,
+    as_source,
+    read_continuous,
+    read_groups,
+    stratified_sketch,
+)
 from scfcmi.train import (
     PRESETS,
     Preset,
@@ -168,6 +178,7 @@ class FCMI:
         X: Any,
         groups: ArrayLike | Mapping[str, ArrayLike] | Groups,
         *,
+        continuous: Mapping[str, ArrayLike] | Continuous | None = None,
         feature_names: Sequence[str] | None = None,
     ) -> Self:
         """Fit to cells and their groups.
@@ -180,6 +191,8 @@ class FCMI:
         groups
             Sensitive attribute of each cell, shape (n_cells,), or several such attributes by name. Then the
             combinations of their levels that occur are the groups, named like `"10x | donor 1"`.
+        continuous
+            Numbers that clusters should not depend on either, such as the depth, by name, shape (n_cells,) each.
         feature_names
             Names of the columns, by which those of later cells are matched.
 
@@ -192,7 +205,7 @@ class FCMI:
         Raises
         ------
         TypeError
-            If a number that counts something is not an integer.
+            If a number that counts something is not an integer, or a continuous attribute no number.
         ValueError
             If a parameter or the input is not valid; the message says which.
 
@@ -206,6 +219,7 @@ class FCMI:
         """
         source = as_source(X)
         self.groups_ = read_groups(groups).weighted(self.sensitive_weight)
+        values = read_continuous(continuous, source.shape[0])
         self._check(source)
         names = _feature_names(feature_names, source.shape[1])
         self.n_features_, self.feature_names_ = source.shape[1], names
@@ -213,40 +227,45 @@ class FCMI:
         fabric = make_fabric(self.device, self.precision)
         if self.settings_.consensus:
             with one_thread():
-                self._fit_by_consensus(source, fabric)
+                self._fit_by_consensus(source, values, fabric)
         else:
-            self._fit_as_published(source, fabric)
+            self._fit_as_published(source, values, fabric)
         self.n_clusters_evidence_["chosen"] = self.n_clusters_
         self._number_by_size(source)
         return self
 
-    def _fit_by_consensus(self, source: MatrixSource, fabric: Fabric) -> None:
+    def _fit_by_consensus(self, source: MatrixSource, values: Continuous, fabric: Fabric) -> None:
         """Align a sketch, learn its small clusters, merge them."""
         settings = self.settings_
         rows = stratified_sketch(self.groups_.codes, settings.sketch_size, np.random.default_rng(self.random_state))
         groups = self.groups_.take(rows)
-        codes, levels = groups.codes, groups.level_codes
+        values, codes = values.take(rows), groups.codes
+        # To the front layer and to alignment, quantiles of a value are levels like those of any attribute. The first
+        # and the last have few matches until those between have moved, which takes more rounds.
+        levels = np.hstack([groups.level_codes, values.bins()])
         block = source.gather(rows)
         front = Front.fit(block, levels, settings.n_comps, standardize=self.standardize, height=settings.height)
         self.front_: Front | None = front
         sketch = front.transform(block)
-        strength = [settings.align_strength * factor.weight for factor in groups.factors]
+        weights = [*(factor.weight for factor in groups.factors), *np.ones(len(values.names))]
+        strength = settings.align_strength * np.array(weights)
         aligned = align(
             sketch,
             levels,
             n_neighbors=settings.n_align_neighbors,
             n_candidates=settings.n_align_matches,
             n_matches=settings.n_matches,
+            n_rounds=N_ITERATIONS * (2 if values.names else 1),
             strength=strength,
         )
-        self.unmatched_ = _unmatched(aligned.matched, groups, np.array(strength) > 0)
+        self.unmatched_ = _unmatched(aligned.matched, groups, strength > 0)
         position = aligned.position
         n_fine = min(max(settings.n_fine, self.n_clusters or 0), len(rows))
         affinity = merge_affinity(position, codes, aligned.matches, settings.n_neighbors, settings.n_joint)
         draw = representative_draw(position, affinity, n_fine, self.n_clusters, random_state=self.random_state)
         self.n_clusters_, self.n_clusters_evidence_ = int(draw.n_clusters), draw.evidence
         self._make_net(front.n_comps, front.n_comps, draw.centres)
-        self._train(MatrixSource(sketch), groups, Targets(position, draw.centres), fabric)
+        self._train(MatrixSource(sketch), groups, values, Targets(position, draw.centres), fabric)
         found = self._fine_proba(embed_all(self.net_, MatrixSource(sketch))).argmax(1)
         live, fine = np.unique(found, return_inverse=True)
         # A small cluster that no cell chose has no place in the merging: cells to come must not choose it either.
@@ -255,19 +274,19 @@ class FCMI:
         kept = stratified_sketch(codes, N_ANCHORS, np.random.default_rng(self.random_state))
         self.anchors_: Anchors | None = Anchors(sketch[kept], codes[kept])
 
-    def _fit_as_published(self, source: MatrixSource, fabric: Fabric) -> None:
+    def _fit_as_published(self, source: MatrixSource, values: Continuous, fabric: Fabric) -> None:
         """Train on the columns as they are, with as many centres as clusters."""
         source.settle()
         if self.n_clusters is None:
             params = self.get_params() | {"preset": "default", "fairness": None, "max_epochs": None, "batch_size": None}
-            chooser = FCMI(**params).fit(source, self.groups_)
+            chooser = FCMI(**params).fit(source, self.groups_, continuous=values)
             self.n_clusters_, self.n_clusters_evidence_ = chooser.n_clusters_, chooser.n_clusters_evidence_
         else:
             self.n_clusters_, self.n_clusters_evidence_ = int(self.n_clusters), {"method": "given"}
         self.front_ = self.anchors_ = None
         self.unmatched_ = {}
         self._make_net(source.shape[1], self.n_clusters_, None)
-        self._train(source, self.groups_, None, fabric)
+        self._train(source, self.groups_, values, None, fabric)
         self.merge_ = np.arange(self.n_clusters_)
 
     def _make_net(self, n_input: int, n_latent: int, centres: NDArray[np.float32] | None) -> None:
@@ -287,7 +306,9 @@ class FCMI:
             with torch.no_grad():
                 self.net_.centres.copy_(torch.from_numpy(centres))
 
-    def _train(self, source: MatrixSource, groups: Groups, targets: Targets | None, fabric: Fabric) -> None:
+    def _train(
+        self, source: MatrixSource, groups: Groups, values: Continuous, targets: Targets | None, fabric: Fabric
+    ) -> None:
         record = train(
             self.net_,
             source,
@@ -295,6 +316,7 @@ class FCMI:
             targets,
             self.settings_,
             fabric,
+            continuous=values,
             random_state=self.random_state,
             progress_bar=self.progress_bar,
         )
@@ -621,7 +643,7 @@ class FCMI:
 def _unmatched(matched: NDArray[np.bool_], groups: Groups, is_aligned: NDArray[np.bool_]) -> dict[str, list[str]]:
     """Levels of every aligned attribute of which hardly a cell has a match in another level."""
     found = {}
-    for i in np.flatnonzero(is_aligned):
+    for i in np.flatnonzero(is_aligned[: len(groups.factors)]):
         factor, codes = groups.factors[i], groups.level_codes[:, i]
         size = np.bincount(codes, minlength=len(factor.levels))
         share = np.bincount(codes, matched[:, i], len(factor.levels)) / np.maximum(size, 1)

@@ -11,7 +11,7 @@ from ._information import (
     mutual_information,
     world_size,
 )
-from ._terms import consensus_terms, fcmi_terms
+from ._terms import consensus_terms, continuous_terms, fcmi_terms
 
 __all__ = [
     "Alignment",
@@ -19,6 +19,7 @@ __all__ = [
     "assignment_entropy",
     "believable",
     "consensus_terms",
+    "continuous_terms",
     "entropy",
     "fcmi_terms",
     "global_mean",

@@ -49,7 +49,8 @@ def align(
     n_neighbors: int,
     n_candidates: int,
     n_matches: int,
-    strength: float | Sequence[float] = 1.0,
+    n_rounds: int = N_ITERATIONS,
+    strength: float | Sequence[float] | NDArray[np.float64] = 1.0,
 ) -> Alignment:
     """Move cells along a field of displacements towards their matches in other groups.
 
@@ -77,6 +78,8 @@ def align(
         Neighbours within the group over which displacements are smoothed.
     n_candidates, n_matches
         Candidates for mutual neighbours per other group, while aligning and for the matches returned.
+    n_rounds
+        How often matches are found anew.
     strength
         Share of the displacement that is applied, 0 to 1, one for all attributes or one for each; at 0 there are no
         matches either.
@@ -87,7 +90,7 @@ def align(
     active = np.flatnonzero(shares > 0)
     fields = [_Field(start, columns[i], n_neighbors, float(shares[i])) for i in active]
     aligned = start
-    for _ in range(N_ITERATIONS):
+    for _ in range(n_rounds):
         found = False
         for field in fields:
             matches = field.matches(aligned, n_candidates)

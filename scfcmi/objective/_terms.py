@@ -57,6 +57,28 @@ def fcmi_terms(
     }
 
 
+def continuous_terms(proba: Tensor, soft_bins: Mapping[str, Tensor], weights: Tensor) -> dict[str, Tensor]:
+    """What clusters say about continuous attributes.
+
+    Parameters
+    ----------
+    proba
+        p(c|x), shape (n_cells, n_clusters).
+    soft_bins
+        How far each cell belongs to each bin, shape (n_cells, n_bins), by the name of the attribute.
+    weights
+        Weight of each cell, shape (n_cells,).
+
+    Returns
+    -------
+    `i_vc_<name>`, the mutual information of cluster and bin, for each.
+    """
+    return {
+        f"i_vc_{name}": mutual_information(joint_table(proba, bins * weights[:, None]))
+        for name, bins in soft_bins.items()
+    }
+
+
 def consensus_terms(
     h: Tensor, proba: Tensor, target_h: Tensor, target_proba: Tensor, weights: Tensor
 ) -> dict[str, Tensor]:

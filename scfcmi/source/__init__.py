@@ -1,5 +1,6 @@
 """Where the rows come from, and which group each belongs to."""
 
+from ._continuous import Continuous, read_continuous
 from ._front import Front
 from ._groups import Factor, Groups, combine_groups, read_groups
 from ._matrix import MatrixSource, as_source
@@ -7,12 +8,14 @@ from ._select import select_source
 from ._sketch import stratified_sketch
 
 __all__ = [
+    "Continuous",
     "Factor",
     "Front",
     "Groups",
     "MatrixSource",
     "as_source",
     "combine_groups",
+    "read_continuous",
     "read_groups",
     "select_source",
     "stratified_sketch",

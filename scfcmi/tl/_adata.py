@@ -10,7 +10,7 @@ import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from scfcmi.source import Groups, combine_groups, read_groups
+from scfcmi.source import Continuous, Groups, combine_groups, read_continuous, read_groups
 
 
 def check_adata(adata: AnnData, *, copy: bool) -> None:
@@ -69,6 +69,17 @@ def obs_groups(
             for key in attribute_keys(sensitive_key)
         }
     )
+
+
+def obs_continuous(
+    adata: AnnData, continuous_keys: str | Sequence[str] | None, sensitive_keys: Sequence[str]
+) -> Continuous:
+    """Columns of `obs` with numbers, none of which is a sensitive attribute as well."""
+    keys = [continuous_keys] if isinstance(continuous_keys, str) else list(continuous_keys or ())
+    if len(set(keys)) < len(keys) or set(keys) & set(sensitive_keys):
+        msg = f"continuous_keys={continuous_keys!r} names a column twice, or one that sensitive_key names."
+        raise ValueError(msg)
+    return read_continuous({key: obs_column(adata, key, "continuous_keys") for key in keys}, adata.n_obs)
 
 
 def obs_labels(adata: AnnData, label_key: str) -> pd.Series:

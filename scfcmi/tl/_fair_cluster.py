@@ -12,13 +12,22 @@ from anndata import AnnData
 from numpy.typing import NDArray
 
 from scfcmi._keys import DEFAULT_KEY, DEFAULT_MASK, Keys
-from scfcmi.metrics import clustering_scores
+from scfcmi.metrics import clustering_scores, continuous_dependence
 from scfcmi.model import FCMI
 from scfcmi.model._several import fit_several
-from scfcmi.source import Groups, select_source
+from scfcmi.source import Continuous, Groups, select_source
 from scfcmi.train import Preset
 
-from ._adata import attribute_keys, check_adata, drop_column, obs_groups, obs_labels, storable_keys, writable
+from ._adata import (
+    attribute_keys,
+    check_adata,
+    drop_column,
+    obs_continuous,
+    obs_groups,
+    obs_labels,
+    storable_keys,
+    writable,
+)
 from ._design import describe_design
 
 
@@ -28,6 +37,7 @@ def fair_cluster(
     n_clusters: int | None = None,
     *,
     sensitive_weight: Sequence[float] | None = None,
+    continuous_keys: str | Sequence[str] | None = None,
     use_rep: str | None = None,
     layer: str | None = None,
     mask_var: str | NDArray[np.bool_] | None = DEFAULT_MASK,
@@ -65,6 +75,8 @@ def fair_cluster(
         Number of clusters. When absent it is chosen from the data; `uns[key_added]["n_clusters"]` says how.
     sensitive_weight
         Share of `fairness` that each of several attributes gets, from 0 to 1; all of it when absent.
+    continuous_keys
+        Column of `obs` with numbers that clusters should not depend on either, for example the depth, or several.
     use_rep
         Entry of `obsm` to cluster instead of expression, for example `"X_pca"`.
     layer
@@ -121,17 +133,21 @@ def fair_cluster(
         training ended; `stability`, the mean ARI between two runs, if `n_init` > 1; `design`, in words, where there is
         something to say: how attributes relate (`attributes`), and groups in which hardly a cell is like a cell of
         another group (`without_counterpart`). With several attributes, `metrics` is on their combinations, and
-        `metrics_by_attribute` has the scores for each, `history` I(G;C) of each, as `i_gc_<name>`.
+        `metrics_by_attribute` has the scores for each, `history` I(G;C) of each, as `i_gc_<name>`. For continuous
+        attributes, `metrics_by_attribute` has :func:`scfcmi.metrics.continuous_dependence`, and `history` the mutual
+        information of cluster and quantile, as `i_vc_<name>`.
 
     Raises
     ------
     KeyError
         If a column, layer or representation does not exist.
     TypeError
-        If `adata` is no AnnData, or a number that counts something is not an integer.
+        If `adata` is no AnnData, a number that counts something is not an integer, or a continuous attribute no
+        number.
     ValueError
-        If the attribute has missing values, a single group or is a continuous measurement; if the matrix has NaN,
-        infinite or negative values or empty cells; if `n_clusters` or another parameter is out of range.
+        If an attribute has missing values, a single group or value, or is a continuous measurement where groups are
+        asked for; if the matrix has NaN, infinite or negative values or empty cells; if `n_clusters` or another
+        parameter is out of range.
 
     Examples
     --------
@@ -147,7 +163,8 @@ def fair_cluster(
     check_adata(adata, copy=copy)
     groups = obs_groups(adata, sensitive_key).weighted(sensitive_weight)
     labels = None if label_key is None else obs_labels(adata, label_key)
-    check_key(keys, *attribute_keys(sensitive_key), label_key)
+    continuous = obs_continuous(adata, continuous_keys, attribute_keys(sensitive_key))
+    check_key(keys, *attribute_keys(sensitive_key), *continuous.names, label_key)
     _check_n_init(n_init, random_state)
     source, names = select_source(adata, use_rep=use_rep, layer=layer, mask_var=mask_var, deferred=True)
     # Names that stand twice cannot tell the columns of later cells apart.
@@ -166,7 +183,7 @@ def fair_cluster(
             batch_size=batch_size,
             standardize=use_rep is None or use_rep == "X",
             progress_bar=progress_bar,
-        ).fit(source, groups, feature_names=feature_names)
+        ).fit(source, groups, continuous=continuous, feature_names=feature_names)
 
     several = None
     if n_init == 1:
@@ -179,13 +196,14 @@ def fair_cluster(
     given = {
         "sensitive_key": storable_keys(sensitive_key),
         "sensitive_weight": None if sensitive_weight is None else np.asarray(sensitive_weight, np.float64),
+        "continuous_keys": np.array(continuous.names) if continuous.names else None,
         "label_key": label_key,
         "use_rep": use_rep,
         "layer": layer,
         "n_vars": source.shape[1],
         "n_init": n_init,
     }
-    uns = record_of(model, clusters, groups, labels, given)
+    uns = record_of(model, clusters, groups, labels, given, continuous)
     design = describe_design(groups, labels, model.unmatched_)
     if design:
         uns["design"] = design
@@ -242,17 +260,22 @@ def record_of(
     groups: Groups | None,
     labels: pd.Series | None,
     given: dict[str, Any],
+    continuous: Continuous | None = None,
 ) -> dict[str, Any]:
     """What `uns` says about a run: parameters, history, scores if there are groups, and how it was decided."""
     params = model.get_params() | model.used_params() | given
     scores: dict[str, Any] = {}
     if groups is not None:
         scores["metrics"] = clustering_scores(clusters, groups.values, labels)
+        by_attribute: dict[str, dict[str, float]] = {}
         if len(groups.factors) > 1:
-            scores["metrics_by_attribute"] = {
-                factor.name: clustering_scores(clusters, codes, labels)
-                for factor, codes in zip(groups.factors, groups.level_codes.T, strict=True)
-            }
+            for factor, codes in zip(groups.factors, groups.level_codes.T, strict=True):
+                by_attribute[factor.name] = clustering_scores(clusters, codes, labels)
+        if continuous is not None:
+            for name, values in zip(continuous.names, continuous.values.T, strict=True):
+                by_attribute[name] = {"continuous_dependence": continuous_dependence(clusters, values)}
+        if by_attribute:
+            scores["metrics_by_attribute"] = by_attribute
     return {
         # Files have no word for None.
         "params": {name: value for name, value in params.items() if value is not None},

@@ -91,6 +91,14 @@ class Settings:
         """Weight of I(G;C) in the loss; with consensus it sets in above `fairness` 0.5."""
         return self.beta * (max(0.0, 2 * self.fairness - 1) if self.consensus else self.fairness)
 
+    @property
+    def independence_of_values(self) -> float:
+        """Weight of the dependence on continuous attributes in the loss; with consensus complete with the alignment.
+
+        Alignment sees quantiles of a value, and leaves what varies within them.
+        """
+        return self.beta * (self.align_strength if self.consensus else self.fairness)
+
     def with_changes(self, **changes: Any) -> Settings:
         """Replace the given fields, leaving out those that are None."""
         return replace(self, **{name: value for name, value in changes.items() if value is not None})

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from scfcmi.objective import consensus_terms, fcmi_terms
-from scfcmi.source import Groups, MatrixSource
+from scfcmi.objective import consensus_terms, continuous_terms, fcmi_terms
+from scfcmi.source import Continuous, Groups, MatrixSource
 from scfcmi.source._matrix import dense
 
 from ._batches import count_batches, stratified_batches
@@ -78,6 +78,7 @@ def train(
     settings: Settings,
     fabric: Fabric,
     *,
+    continuous: Continuous | None = None,
     random_state: int,
     progress_bar: bool | None,
 ) -> Record:
@@ -97,6 +98,8 @@ def train(
         Weights and schedule; `max_epochs` must be set.
     fabric
         Device and precision.
+    continuous
+        Continuous attributes of each row.
     random_state
         Seed of batches and of k-means.
     progress_bar
@@ -114,7 +117,7 @@ def train(
             optimizer, settings.learning_rate, total_steps=n_epochs * n_batches
         )
     wrapped, wrapped_optimizer = fabric.setup(net, optimizer)
-    step = _Step(wrapped, wrapped_optimizer, schedule, source, groups, targets, settings, fabric)
+    step = _Step(wrapped, wrapped_optimizer, schedule, source, groups, continuous, targets, settings, fabric)
     stopper = _Stopper(settings.patience)
     centres: NDArray[np.float32] | None = None
     history: list[dict[str, float]] = []
@@ -156,6 +159,7 @@ class _Step:
         schedule: torch.optim.lr_scheduler.LRScheduler | None,
         source: MatrixSource,
         groups: Groups,
+        continuous: Continuous | None,
         targets: Targets | None,
         settings: Settings,
         fabric: Fabric,
@@ -163,6 +167,7 @@ class _Step:
         self._net, self._optimizer, self._schedule, self._fabric = net, optimizer, schedule, fabric
         self._source, self._groups, self._settings = source, groups, settings
         self._targets = targets
+        self._soft_bins = {} if continuous is None else continuous.soft_bins()
         self._factors = None
         if len(groups.factors) > 1:
             self._factors = {
@@ -178,6 +183,8 @@ class _Step:
         )
         h, proba, decoded = self._net(x, codes)
         terms = fcmi_terms(x, decoded, proba, codes, weight, self._groups.n, factors=self._factors)
+        bins = {name: self._fabric.to_device(torch.from_numpy(soft[rows])) for name, soft in self._soft_bins.items()}
+        terms |= continuous_terms(proba, bins, weight)
         if self._targets is not None:
             position = self._fabric.to_device(torch.from_numpy(self._targets.position[rows]))
             centres = self._fabric.to_device(torch.from_numpy(self._targets.centres))
@@ -197,6 +204,8 @@ class _Step:
         if warm:
             return loss
         loss = loss - settings.alpha * (terms["h_c"] - terms["h_c_given_x"]) + settings.independence * terms["i_gc"]
+        for name in self._soft_bins:
+            loss = loss + settings.independence_of_values * terms[f"i_vc_{name}"]
         if self._targets is not None:
             loss = loss + settings.alignment * terms["alignment"] + settings.assignment * terms["consensus"]
         return loss

@@ -130,3 +130,50 @@ def test_a_group_without_counterpart_is_warned_of() -> None:
 def test_keys_that_are_no_keys(adata: AnnData, keys: Any) -> None:
     with pytest.raises(ValueError, match="sensitive_key"):
         sf.tl.fair_cluster(adata, keys, 3, **QUICK)
+
+
+def with_depth() -> AnnData:
+    """Counts whose depth varies so much that it shows in plain logarithms."""
+    adata = sf.datasets.simulated_atlas(n_cells=500, n_genes=200, n_types=4, depth_spread=0.8, random_state=0)
+    adata.obs["log_counts"] = np.log1p(np.asarray(adata.X.sum(axis=1)).ravel())
+    adata.X = adata.X.log1p()
+    return adata
+
+
+def test_clusters_stop_depending_on_a_number(tmp_path: Path) -> None:
+    adata, settings = with_depth(), {"progress_bar": False, "device": "cpu", "label_key": "cell_type"}
+    sf.tl.fair_cluster(adata, "tech", 4, key_added="plain", **settings)
+    sf.tl.fair_cluster(adata, "tech", 4, key_added="fair", continuous_keys="log_counts", **settings)
+    before, after = (
+        sf.metrics.continuous_dependence(adata.obs[key], adata.obs["log_counts"]) for key in ("plain", "fair")
+    )
+    assert after < 0.3 * before
+    assert adata.uns["fair"]["metrics"]["ari"] > adata.uns["plain"]["metrics"]["ari"] - 0.02
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    run = ad.read_h5ad(tmp_path / "cells.h5ad").uns["fair"]
+    assert run["metrics_by_attribute"]["log_counts"]["continuous_dependence"] == pytest.approx(after)
+    assert list(run["params"]["continuous_keys"]) == ["log_counts"]
+    assert run["history"]["i_vc_log_counts"].shape == run["history"]["loss"].shape
+
+
+def test_the_published_loss_takes_numbers_too() -> None:
+    adata = with_depth()
+    sf.tl.fair_cluster(adata, "tech", 4, continuous_keys=["log_counts"], preset="paper", **QUICK)
+    assert np.isfinite(adata.uns["fair_cluster"]["history"]["i_vc_log_counts"]).all()
+
+
+@pytest.mark.parametrize(
+    ("keys", "error", "match"),
+    [
+        (["depth", "depth"], ValueError, "twice"),
+        ("tech", ValueError, "sensitive_key names"),
+        ("absent", KeyError, "continuous_keys='absent'"),
+        ("cell_type", TypeError, "not numeric"),
+        ("same", ValueError, "same is constant"),
+    ],
+)
+def test_numbers_that_are_no_numbers(adata: AnnData, keys: Any, error: type[Exception], match: str) -> None:
+    adata.obs["depth"], adata.obs["same"] = np.arange(adata.n_obs), 1.0
+    with pytest.raises(error, match=match):
+        sf.tl.fair_cluster(adata, "tech", 3, continuous_keys=keys, **QUICK)
+    assert "fair_cluster" not in adata.uns
