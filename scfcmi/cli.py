@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"scfcmi: error: {' '.join(str(said).split())}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
-        print("scfcmi: interrupted; nothing was written", file=sys.stderr)
+        print("scfcmi: interrupted; no output was written", file=sys.stderr)
         return INTERRUPTED
     return OK
 
@@ -110,6 +110,7 @@ def _cluster(arguments: argparse.Namespace) -> None:
     with _opened(arguments.input, in_memory=arguments.in_memory) as adata:
         from scfcmi import tl
         from scfcmi.tl._predict_on_disk import store_run
+        from scfcmi.train import is_first_process
 
         model: Any = tl.fair_cluster(
             adata,
@@ -124,10 +125,14 @@ def _cluster(arguments: argparse.Namespace) -> None:
             key_added=arguments.key_added,
             random_state=arguments.random_state,
             device=arguments.device,
+            devices=arguments.devices,
             max_epochs=arguments.max_epochs,
             batch_size=arguments.batch_size,
+            checkpoint=arguments.checkpoint,
             return_model=True,
         )
+        if not is_first_process():
+            return
         found = tl.evaluate(adata, arguments.key_added, arguments.sensitive_key, label_key=arguments.label_key)
     with _replacing(arguments.output) as temporary:
         if arguments.in_memory:
@@ -363,6 +368,19 @@ def _add_cluster(commands: argparse._SubParsersAction, common: argparse.Argument
     )
     cluster.add_argument("--batch-size", type=int, metavar="N", help="cells per training step (default: the preset's)")
     _add_run_options(cluster)
+    cluster.add_argument(
+        "--devices",
+        type=int,
+        default=1,
+        metavar="N",
+        help="GPUs, or processes on the CPU, that share the training (default: %(default)s)",
+    )
+    cluster.add_argument(
+        "--checkpoint",
+        type=Path,
+        metavar="RUN.safetensors",
+        help="file for the state of the training; the same command resumes from it after it was cut off",
+    )
     cluster.set_defaults(run=_cluster)
 
 

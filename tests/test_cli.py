@@ -154,7 +154,8 @@ def test_every_option_reaches_the_function(cells: Path, tmp_path: Path, stub: li
     assert main(["cluster", str(cells), "--sensitive-key", "tech", "-o", out]) == 0
     options = (
         "--n-clusters 7 --label-key cell_type --layer counts --preset paper --key-added mine --random-state 5 "
-        "--device cpu --max-epochs 9 --batch-size 64 --fairness 0.25 --mask-var mine --overwrite"
+        "--device cpu --max-epochs 9 --batch-size 64 --fairness 0.25 --mask-var mine --overwrite "
+        "--devices 2 --checkpoint run.safetensors"
     )
     assert main(["cluster", str(cells), "--sensitive-key", "tech", "-o", out, *options.split()]) == 0
     plain, full = stub
@@ -173,6 +174,8 @@ def test_every_option_reaches_the_function(cells: Path, tmp_path: Path, stub: li
         "key_added": "mine",
         "random_state": 5,
         "device": "cpu",
+        "devices": 2,
+        "checkpoint": Path("run.safetensors"),
         "max_epochs": 9,
         "batch_size": 64,
         "return_model": True,
@@ -253,7 +256,7 @@ def test_ctrl_c(
 
     monkeypatch.setattr(scfcmi.tl, "fair_cluster", interrupt)
     assert main(["cluster", str(cells), "--sensitive-key", "tech", "-o", str(tmp_path / "out.h5ad")]) == 130
-    assert capsys.readouterr().err == "scfcmi: interrupted; nothing was written\n"
+    assert capsys.readouterr().err == "scfcmi: interrupted; no output was written\n"
 
 
 def test_faults_of_the_program_keep_their_traceback(

@@ -31,13 +31,21 @@ from scfcmi.train import (
     Preset,
     Settings,
     Targets,
+    check_checkpoint,
+    check_devices,
     default_epochs,
     embed_all,
+    epoch_bar,
+    is_first_process,
+    launched_processes,
     make_fabric,
+    make_joint_fabric,
     merge_tree,
     one_thread,
+    remove_checkpoint,
     representative_draw,
     train,
+    train_in_processes,
 )
 
 from ._anchors import N_ANCHORS, Anchors
@@ -46,6 +54,8 @@ from ._networks import FCMINet
 
 # A level has no counterpart when less than this share of its cells have a match; smaller ones are not judged.
 FEW_MATCHES, MIN_JUDGED = 0.05, 5
+# Parameters that count something, and their least values.
+INTEGERS = {"n_clusters": None, "max_epochs": 1, "batch_size": 1, "random_state": 0, "devices": 1}
 
 
 @dataclass(frozen=True)
@@ -88,6 +98,9 @@ class FCMI:
         Seed of everything random; no global generator is touched.
     device
         `"auto"`, `"cpu"`, `"cuda"`, `"cuda:<index>"` or `"mps"`.
+    devices
+        Processes that share every batch, each on a GPU of its own or all on the CPU. They are started for the training
+        and end with it; in a program that was started by `torchrun`, the processes that it started are used.
     precision
         Lightning Fabric's precision: `"32-true"`, `"bf16-mixed"` or `"16-mixed"`. Information terms are computed in
         float32 in any case.
@@ -100,6 +113,9 @@ class FCMI:
         components. The paper preset never does.
     progress_bar
         Show one; when absent, only in a terminal.
+    checkpoint
+        A `.safetensors` file to which the state of the training is written after epochs, and from which the same fit,
+        started again after it was cut off, goes on to the same result. It is removed when the fit is complete.
 
     Examples
     --------
@@ -122,11 +138,13 @@ class FCMI:
         sensitive_weight: Sequence[float] | None = None,
         random_state: int = 0,
         device: str = "auto",
+        devices: int = 1,
         precision: str = "32-true",
         max_epochs: int | None = None,
         batch_size: int | None = None,
         standardize: bool = True,
         progress_bar: bool | None = None,
+        checkpoint: str | os.PathLike[str] | None = None,
     ) -> None:
         self.n_clusters = n_clusters
         self.preset = preset
@@ -134,11 +152,13 @@ class FCMI:
         self.sensitive_weight = sensitive_weight
         self.random_state = random_state
         self.device = device
+        self.devices = devices
         self.precision = precision
         self.max_epochs = max_epochs
         self.batch_size = batch_size
         self.standardize = standardize
         self.progress_bar = progress_bar
+        self.checkpoint = checkpoint
 
     def get_params(self) -> dict[str, Any]:
         """Return the constructor's arguments by name.
@@ -207,7 +227,8 @@ class FCMI:
         TypeError
             If a number that counts something is not an integer, or a continuous attribute no number.
         ValueError
-            If a parameter or the input is not valid; the message says which.
+            If a parameter or the input is not valid, or the checkpoint is damaged or that of another run; the message
+            says which.
 
         Examples
         --------
@@ -217,6 +238,20 @@ class FCMI:
         >>> FCMI(2, max_epochs=2, progress_bar=False).fit(X, ["a", "b"] * 50).n_clusters_
         2
         """
+        self._fit(X, groups, continuous=continuous, feature_names=feature_names)
+        if self.checkpoint is not None and is_first_process():
+            remove_checkpoint(self.checkpoint)
+        return self
+
+    def _fit(
+        self,
+        X: Any,
+        groups: ArrayLike | Mapping[str, ArrayLike] | Groups,
+        *,
+        continuous: Mapping[str, ArrayLike] | Continuous | None = None,
+        feature_names: Sequence[str] | None = None,
+    ) -> None:
+        """Fit, and leave the checkpoint where it is."""
         source = as_source(X)
         self.groups_ = read_groups(groups).weighted(self.sensitive_weight)
         values = read_continuous(continuous, source.shape[0])
@@ -232,7 +267,6 @@ class FCMI:
             self._fit_as_published(source, values, fabric)
         self.n_clusters_evidence_["chosen"] = self.n_clusters_
         self._number_by_size(source)
-        return self
 
     def _fit_by_consensus(self, source: MatrixSource, values: Continuous, fabric: Fabric) -> None:
         """Align a sketch, learn its small clusters, merge them."""
@@ -278,7 +312,8 @@ class FCMI:
         """Train on the columns as they are, with as many centres as clusters."""
         source.settle()
         if self.n_clusters is None:
-            params = self.get_params() | {"preset": "default", "fairness": None, "max_epochs": None, "batch_size": None}
+            unset = ("fairness", "max_epochs", "batch_size", "checkpoint")
+            params = self.get_params() | {"preset": "default"} | dict.fromkeys(unset)
             chooser = FCMI(**params).fit(source, self.groups_, continuous=values)
             self.n_clusters_, self.n_clusters_evidence_ = chooser.n_clusters_, chooser.n_clusters_evidence_
         else:
@@ -309,17 +344,29 @@ class FCMI:
     def _train(
         self, source: MatrixSource, groups: Groups, values: Continuous, targets: Targets | None, fabric: Fabric
     ) -> None:
-        record = train(
-            self.net_,
-            source,
-            groups,
-            targets,
-            self.settings_,
-            fabric,
-            continuous=values,
-            random_state=self.random_state,
-            progress_bar=self.progress_bar,
-        )
+        settings = self.settings_
+        assert settings.max_epochs is not None
+        arguments: dict[str, Any] = {
+            "net": self.net_,
+            "source": source,
+            "groups": groups,
+            "targets": targets,
+            "settings": settings,
+            "continuous": values,
+            "random_state": self.random_state,
+            "checkpoint": check_checkpoint(self.checkpoint),
+        }
+        show = self.progress_bar if is_first_process() else False
+        with epoch_bar(settings.max_epochs, show) as tell:
+            if launched_processes() > 1:
+                skips = settings.warmup_epochs > 0
+                fabric = make_joint_fabric(self.device, self.precision, skips_parameters=skips)
+                record = train(fabric=fabric, tell=tell, **arguments)
+            elif self.devices > 1:
+                record = train_in_processes(self.devices, self.device, self.precision, tell=tell, **arguments)
+                self.net_.to(fabric.device)
+            else:
+                record = train(fabric=fabric, tell=tell, **arguments)
         self.history_, self.stopped_ = record.history, {"epoch": record.epochs, "reason": record.reason}
 
     def assign(self, X: Any) -> Assignment:
@@ -568,9 +615,9 @@ class FCMI:
         if self.preset not in PRESETS:
             msg = f"preset={self.preset!r} is unknown: use one of {sorted(PRESETS)}."
             raise ValueError(msg)
-        for name, least in (("n_clusters", None), ("max_epochs", 1), ("batch_size", 1), ("random_state", 0)):
+        for name, least in INTEGERS.items():
             value = getattr(self, name)
-            if value is None and name != "random_state":
+            if value is None and name not in ("random_state", "devices"):
                 continue
             if isinstance(value, bool) or not isinstance(value, Integral):
                 msg = f"{name}={value!r} must be an integer, not {type(value).__name__}."
@@ -584,6 +631,8 @@ class FCMI:
         if self.fairness is not None and not 0 <= self.fairness <= 1:
             msg = f"fairness={self.fairness} must be between 0 (cluster only) and 1 (independence)."
             raise ValueError(msg)
+        check_devices(self.device, self.devices)
+        check_checkpoint(self.checkpoint)
 
     def _settings(self, n_cells: int) -> Settings:
         schedule = {name: getattr(self, name) for name in ("batch_size", "max_epochs")}

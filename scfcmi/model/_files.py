@@ -47,14 +47,17 @@ PARAMS: dict[str, tuple[type, ...]] = {
     "sensitive_weight": (list, type(None)),
     "random_state": (int,),
     "device": (str,),
+    "devices": (int,),
     "precision": (str,),
     "max_epochs": (int, type(None)),
     "batch_size": (int, type(None)),
     "standardize": (bool,),
     "progress_bar": (bool, type(None)),
+    # A model on disk is complete: there is nothing to resume.
+    "checkpoint": (type(None),),
 }
 # Arguments, and parts of the description, that came after files of this version were first written.
-LATER_PARAMS = ("sensitive_weight",)
+LATER_PARAMS = ("sensitive_weight", "devices", "checkpoint")
 LATER_FIELDS = ("factors",)
 SIZES = ("n_features", "n_input", "n_latent", "n_centres", "n_clusters", "n_anchors")
 FIELDS = (
@@ -159,7 +162,7 @@ def _document(model: FCMI) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
-        "params": _plain(model.get_params()),
+        "params": _plain(model.get_params() | {"checkpoint": None}),
         "settings": _plain(asdict(model.settings_)),
         "sizes": _plain(sizes),
         "levels": list(model.groups_.levels),

@@ -22,15 +22,16 @@ class GlobalBatchNorm1d(nn.BatchNorm1d):
     def forward(self, input: Tensor) -> Tensor:
         if not self.training or world_size() == 1:
             return super().forward(input)
-        count = global_sum(torch.tensor(float(len(input)), device=input.device))
-        mean = global_sum(input.sum(0)) / count
-        var = global_sum((input - mean).square().sum(0)) / count
+        x = input.float()
+        count = global_sum(torch.tensor(float(len(x)), device=x.device))
+        mean = global_sum(x.sum(0)) / count
+        var = global_sum((x - mean).square().sum(0)) / count
         with torch.no_grad():
             assert self.running_mean is not None and self.running_var is not None
             momentum = self.momentum or 0.1
-            self.running_mean.lerp_(mean.detach().float(), momentum)
-            self.running_var.lerp_((var * count / (count - 1).clamp_min(1)).detach().float(), momentum)
-        return (input - mean) * torch.rsqrt(var + self.eps) * self.weight + self.bias
+            self.running_mean.lerp_(mean.detach(), momentum)
+            self.running_var.lerp_((var * count / (count - 1).clamp_min(1)).detach(), momentum)
+        return ((x - mean) * torch.rsqrt(var + self.eps) * self.weight + self.bias).to(input.dtype)
 
 
 def _trunk(sizes: Sequence[int], *, norm: bool) -> nn.Sequential:
@@ -161,7 +162,10 @@ class FCMINet(nn.Module):
         """p(c|x) from embeddings, shape (n, n_centres)."""
         return F.softmax(h @ F.normalize(self.centres, dim=1).T / self.temperature, dim=1)
 
-    def forward(self, x: Tensor, codes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, x: Tensor, codes: Tensor, *, learn_centres: bool = True) -> tuple[Tensor, Tensor, Tensor]:
         """Embedding, soft assignments, and reconstruction through the branch of each cell's group."""
         h = self.embed(x)
-        return h, self.assign(h), self.decoder(h, codes)
+        # Processes that train together must know from the graph that centres get no gradient.
+        with torch.set_grad_enabled(learn_centres and torch.is_grad_enabled()):
+            proba = self.assign(h)
+        return h, proba, self.decoder(h, codes)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from numbers import Integral
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,7 @@ from scfcmi.metrics import clustering_scores, continuous_dependence
 from scfcmi.model import FCMI
 from scfcmi.model._several import fit_several
 from scfcmi.source import Continuous, Groups, select_source
-from scfcmi.train import Preset
+from scfcmi.train import Preset, is_first_process, remove_checkpoint
 
 from ._adata import (
     attribute_keys,
@@ -48,10 +50,12 @@ def fair_cluster(
     random_state: int = 0,
     n_init: int = 1,
     device: str = "auto",
+    devices: int = 1,
     precision: str = "32-true",
     max_epochs: int | None = None,
     batch_size: int | None = None,
     progress_bar: bool | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
     return_model: bool = False,
     copy: bool = False,
 ) -> AnnData | FCMI | tuple[AnnData, FCMI] | None:
@@ -99,6 +103,10 @@ def fair_cluster(
         that agrees most with the others is kept; its seed is in `uns[key_added]["params"]`.
     device
         `"auto"`, `"cpu"`, `"cuda"`, `"cuda:<index>"` or `"mps"`.
+    devices
+        Processes that share every batch, each on a GPU of its own or all on the CPU. They are started for the training
+        and end with it; in a program that was started by `torchrun`, the processes that it started are used, and each
+        of them gets the same result.
     precision
         Lightning Fabric's precision, for example `"32-true"` or `"bf16-mixed"`.
     max_epochs
@@ -107,6 +115,10 @@ def fair_cluster(
         Cells per step; the preset's value when absent.
     progress_bar
         Show one; when absent, only in a terminal.
+    checkpoint
+        A `.safetensors` file to which the state of the training is written after epochs, and from which the same call,
+        repeated after it was cut off, goes on to the same result. With `n_init` > 1, every run has its own file, with
+        its seed before the suffix. Removed once the results are in `adata`.
     return_model
         Whether to return the fitted :class:`scfcmi.model.FCMI`.
     copy
@@ -147,7 +159,7 @@ def fair_cluster(
     ValueError
         If an attribute has missing values, a single group or value, or is a continuous measurement where groups are
         asked for; if the matrix has NaN, infinite or negative values or empty cells; if `n_clusters` or another
-        parameter is out of range.
+        parameter is out of range; if the checkpoint is damaged or that of another run.
 
     Examples
     --------
@@ -170,26 +182,33 @@ def fair_cluster(
     # Names that stand twice cannot tell the columns of later cells apart.
     feature_names = names if len(set(names)) == len(names) else None
 
+    seeds = range(random_state, random_state + n_init)
+    files = _checkpoint_files(checkpoint, seeds)
+
     def fit(n_clusters: int | None, seed: int) -> FCMI:
-        return FCMI(
+        model = FCMI(
             n_clusters,
             preset=preset,
             fairness=fairness,
             sensitive_weight=sensitive_weight,
             random_state=seed,
             device=device,
+            devices=devices,
             precision=precision,
             max_epochs=max_epochs,
             batch_size=batch_size,
             standardize=use_rep is None or use_rep == "X",
             progress_bar=progress_bar,
-        ).fit(source, groups, continuous=continuous, feature_names=feature_names)
+            checkpoint=files.get(seed),
+        )
+        model._fit(source, groups, continuous=continuous, feature_names=feature_names)
+        return model
 
     several = None
     if n_init == 1:
         model = fit(n_clusters, random_state)
     else:
-        several = fit_several(fit, n_clusters, range(random_state, random_state + n_init))
+        several = fit_several(fit, n_clusters, seeds)
         model = several.model
     found = model.assignment_
     clusters = clusters_of(found.labels)
@@ -202,6 +221,7 @@ def fair_cluster(
         "layer": layer,
         "n_vars": source.shape[1],
         "n_init": n_init,
+        "checkpoint": None,
     }
     uns = record_of(model, clusters, groups, labels, given, continuous)
     design = describe_design(groups, labels, model.unmatched_)
@@ -222,9 +242,20 @@ def fair_cluster(
     target.obsm[keys.embedding] = found.embedding
     target.obsm[keys.proba] = found.proba
     target.uns[keys.uns] = uns
+    if is_first_process():
+        for path in files.values():
+            remove_checkpoint(path)
     if copy:
         return (target, model) if return_model else target
     return model if return_model else None
+
+
+def _checkpoint_files(checkpoint: str | os.PathLike[str] | None, seeds: Sequence[int]) -> dict[int, Path]:
+    """A file for every run, so that those that are complete need not be repeated either."""
+    if checkpoint is None:
+        return {}
+    path = Path(checkpoint)
+    return {seed: path if len(seeds) == 1 else path.with_suffix(f".{seed}{path.suffix}") for seed in seeds}
 
 
 def _check_n_init(n_init: int, random_state: int) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import torch
@@ -19,6 +22,7 @@ from scfcmi.source._matrix import dense
 
 from ._batches import count_batches, stratified_batches
 from ._centres import kmeans_centres
+from ._checkpoint import Checkpoint, Fingerprint, State, fingerprint
 from ._settings import Settings
 
 if TYPE_CHECKING:
@@ -27,6 +31,9 @@ if TYPE_CHECKING:
 # Optimiser steps that the default number of epochs amounts to, and bounds that keep it sensible at both ends.
 TARGET_STEPS = 400
 MIN_EPOCHS, MAX_EPOCHS = 20, 150
+
+# Called with the loss terms of every epoch.
+Tell: TypeAlias = Callable[[dict[str, float]], None]
 
 
 @dataclass(frozen=True)
@@ -80,7 +87,8 @@ def train(
     *,
     continuous: Continuous | None = None,
     random_state: int,
-    progress_bar: bool | None,
+    tell: Tell | None = None,
+    checkpoint: Path | None = None,
 ) -> Record:
     """Fit a network to the rows of a source.
 
@@ -97,18 +105,19 @@ def train(
     settings
         Weights and schedule; `max_epochs` must be set.
     fabric
-        Device and precision.
+        Device and precision; of several processes, every one calls this function with the same arguments.
     continuous
         Continuous attributes of each row.
     random_state
         Seed of batches and of k-means.
-    progress_bar
-        Whether to show one; when absent, only in a terminal.
+    tell
+        Called after every epoch by the first process.
+    checkpoint
+        File to resume from and to write to.
     """
     n_epochs = settings.max_epochs
     assert n_epochs is not None
     codes = groups.codes
-    rng = np.random.default_rng(random_state)
     n_batches = count_batches(len(codes), settings.batch_size)
     optimizer = torch.optim.Adam(net.parameters(), lr=settings.learning_rate)
     schedule = None
@@ -117,36 +126,104 @@ def train(
             optimizer, settings.learning_rate, total_steps=n_epochs * n_batches
         )
     wrapped, wrapped_optimizer = fabric.setup(net, optimizer)
+    rng = np.random.default_rng(random_state)
+    state = State(net, optimizer, schedule, fabric.strategy.precision, rng, history=[])
+    mark = fingerprint(
+        net=net,
+        groups=groups,
+        continuous=continuous,
+        settings=settings,
+        random_state=random_state,
+        precision=fabric.strategy.precision.precision,
+    )
+    if fabric.broadcast(mark) != mark:
+        msg = "The processes were started with different data or parameters. Start all with the same ones."
+        raise ValueError(msg)
+    keeper = None
+    if checkpoint is not None:
+        keeper = _resume(checkpoint, mark, source, targets, state, fabric)
     step = _Step(wrapped, wrapped_optimizer, schedule, source, groups, continuous, targets, settings, fabric)
     stopper = _Stopper(settings.patience)
-    centres: NDArray[np.float32] | None = None
-    history: list[dict[str, float]] = []
-    reason = f"ran all {n_epochs} epochs"
-    bar = tqdm(
-        range(n_epochs), desc="fair_cluster", unit="epoch", disable=None if progress_bar is None else not progress_bar
-    )
-    for epoch in bar:
+    stop = False
+    for row in state.history[settings.warmup_epochs :]:
+        stop = stopper.should_stop(row["loss"])
+    while not stop and len(state.history) < n_epochs:
+        epoch = len(state.history)
         warm = epoch < settings.warmup_epochs
         if targets is None and not warm:
-            centres = kmeans_centres(embed_all(net, source), len(net.centres), random_state=random_state, start=centres)
-            with torch.no_grad():
-                net.centres.copy_(torch.from_numpy(centres))
+            _refresh_centres(state, source, fabric, random_state)
         sums: dict[str, float] = {}
         for rows, weights in stratified_batches(codes, settings.batch_size, rng):
             for name, value in step(rows, weights, warm=warm).items():
                 sums[name] = sums.get(name, 0.0) + value / n_batches
+        # What processes decide by is the same number in all of them.
+        sums = fabric.broadcast(sums)
         if not math.isfinite(sums["loss"]):
             msg = (
                 f"The loss became {sums['loss']} in epoch {epoch + 1}. Check the input for extreme values, "
                 "or use precision='32-true'."
             )
             raise FloatingPointError(msg)
-        history.append({"epoch": float(epoch + 1), **sums})
-        bar.set_postfix({name: f"{sums[name]:.3f}" for name in ("loss", "i_xc_given_g", "i_gc")})
-        if not warm and stopper.should_stop(sums["loss"]):
-            reason = f"no improvement of the loss in {settings.patience} epochs"
-            break
-    return Record({name: np.array([row[name] for row in history]) for name in history[0]}, len(history), reason)
+        state.history.append({"epoch": float(epoch + 1), **sums})
+        stop = not warm and stopper.should_stop(sums["loss"])
+        if fabric.global_rank == 0:
+            if tell is not None:
+                tell(state.history[-1])
+            if keeper is not None:
+                keeper.write(state, last=stop or epoch + 1 == n_epochs)
+    reason = f"no improvement of the loss in {settings.patience} epochs" if stop else f"ran all {n_epochs} epochs"
+    history = {name: np.array([row[name] for row in state.history]) for name in state.history[0]}
+    return Record(history, len(state.history), reason)
+
+
+@contextmanager
+def epoch_bar(n_epochs: int, progress_bar: bool | None) -> Iterator[Tell]:
+    """Show a progress bar; when it is not said whether, only in a terminal."""
+    disable = None if progress_bar is None else not progress_bar
+    with tqdm(total=n_epochs, desc="fair_cluster", unit="epoch", disable=disable) as bar:
+
+        def tell(row: dict[str, float]) -> None:
+            bar.set_postfix({name: f"{row[name]:.3f}" for name in ("loss", "i_xc_given_g", "i_gc")}, refresh=False)
+            # After resuming, the first epoch is not number one.
+            bar.update(int(row["epoch"]) - bar.n)
+
+        yield tell
+
+
+def _resume(
+    path: Path,
+    mark: Fingerprint,
+    source: MatrixSource,
+    targets: Targets | None,
+    state: State,
+    fabric: Fabric,
+) -> Checkpoint:
+    """Put every process where the file says that the first one was; only the first one needs the file."""
+    keeper, found, error = Checkpoint(path, mark), None, None
+    if fabric.global_rank == 0:
+        keeper = Checkpoint(path, mark | fingerprint(rows=source, targets=targets))
+        try:
+            found = keeper.read()
+        except (OSError, ValueError) as problem:
+            error = problem
+    found, error = fabric.broadcast((found, error))
+    if error is not None:
+        raise error
+    if found is not None:
+        keeper.restore(state, found)
+    return keeper
+
+
+def _refresh_centres(state: State, source: MatrixSource, fabric: Fabric, random_state: int) -> None:
+    """Set the centres to those of k-means, which one process runs for all."""
+    net, centres = state.net, None
+    if fabric.global_rank == 0:
+        embedding = embed_all(net, source)
+        centres = kmeans_centres(embedding, len(net.centres), random_state=random_state, start=state.centres)
+    state.centres = fabric.broadcast(centres)
+    assert state.centres is not None
+    with torch.no_grad():
+        net.centres.copy_(torch.from_numpy(state.centres))
 
 
 class _Step:
@@ -177,11 +254,13 @@ class _Step:
 
     def __call__(self, rows: NDArray[np.int64], weights: NDArray[np.float32], *, warm: bool) -> dict[str, float]:
         self._net.train()
+        mine = slice(self._fabric.global_rank, None, self._fabric.world_size)
+        rows, weights = rows[mine], weights[mine]
         x, codes, weight = (
             self._fabric.to_device(torch.from_numpy(part))
             for part in (dense(self._source.rows(rows)), self._groups.codes[rows], weights)
         )
-        h, proba, decoded = self._net(x, codes)
+        h, proba, decoded = self._net(x, codes, learn_centres=not warm)
         terms = fcmi_terms(x, decoded, proba, codes, weight, self._groups.n, factors=self._factors)
         bins = {name: self._fabric.to_device(torch.from_numpy(soft[rows])) for name, soft in self._soft_bins.items()}
         terms |= continuous_terms(proba, bins, weight)

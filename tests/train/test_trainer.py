@@ -36,7 +36,7 @@ def run(settings: Settings, x: np.ndarray = X, *, seed: int = 0) -> tuple[Record
         targets = Targets(position, kmeans_centres(position, 3, random_state=0))
     fabric = make_fabric("cpu", "32-true")
     with one_thread():
-        record = train(net, MatrixSource(x), GROUPS, targets, settings, fabric, random_state=seed, progress_bar=False)
+        record = train(net, MatrixSource(x), GROUPS, targets, settings, fabric, random_state=seed)
     return record, net
 
 
