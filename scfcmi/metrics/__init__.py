@@ -3,6 +3,7 @@
 from ._agreement import clustering_accuracy, f_beta
 from ._continuous import continuous_dependence
 from ._fairness import balance, cluster_composition, conditional_fairness, mnce, nce
+from ._leakage import group_leakage
 from ._scores import clustering_scores
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "conditional_fairness",
     "continuous_dependence",
     "f_beta",
+    "group_leakage",
     "mnce",
     "nce",
 ]

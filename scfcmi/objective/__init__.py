@@ -11,7 +11,7 @@ from ._information import (
     mutual_information,
     world_size,
 )
-from ._terms import consensus_terms, continuous_terms, fcmi_terms
+from ._terms import consensus_terms, continuous_terms, fcmi_terms, leakage_term
 
 __all__ = [
     "Alignment",
@@ -25,6 +25,7 @@ __all__ = [
     "global_mean",
     "global_sum",
     "joint_table",
+    "leakage_term",
     "merge_affinity",
     "mutual_information",
     "mutual_matches",

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._information import EPS, assignment_entropy, entropy, global_mean, joint_table, mutual_information
+from ._information import EPS, assignment_entropy, entropy, global_mean, global_sum, joint_table, mutual_information
 
 
 def fcmi_terms(
@@ -77,6 +77,32 @@ def continuous_terms(proba: Tensor, soft_bins: Mapping[str, Tensor], weights: Te
         f"i_vc_{name}": mutual_information(joint_table(proba, bins * weights[:, None]))
         for name, bins in soft_bins.items()
     }
+
+
+def leakage_term(h: Tensor, proba: Tensor, indicators: Tensor, weights: Tensor) -> Tensor:
+    """How far the mean embeddings of groups lie apart within clusters.
+
+    Parameters
+    ----------
+    h
+        Embedding, unit length, shape (n_cells, n_latent).
+    proba
+        p(c|x), shape (n_cells, n_clusters).
+    indicators
+        Group of each cell, shape (n_cells, n_groups).
+    weights
+        Weight of each cell, shape (n_cells,).
+
+    Returns
+    -------
+    Mean squared distance between the centre of a group and that of all groups in a cluster, over cells.
+    """
+    share = (proba.float() * weights[:, None])[:, :, None] * indicators.float()[:, None, :]
+    mass = global_sum(share.sum(0))
+    total = global_sum((share.flatten(1).T @ h.float()).view(*mass.shape, -1))
+    of_group = total / mass.clamp_min(EPS)[..., None]
+    of_all = total.sum(1) / mass.sum(1).clamp_min(EPS)[:, None]
+    return (mass * (of_group - of_all[:, None]).square().sum(2)).sum() / mass.sum().clamp_min(EPS)
 
 
 def consensus_terms(

@@ -27,6 +27,7 @@ SYMBOLS = {
     "i_xc_given_g": "I(X;C|G)",
     "i_gc": "I(G;C)",
     "i_gc_matched": "I(G;C), matched cells",
+    "leakage": "groups apart in h",
     "i_neighbours": "I, neighbours",
     "h_neighbours": "H, neighbours",
     "i_matches": "I, matches",
@@ -83,8 +84,9 @@ def training(
         epochs = np.arange(1.0, 1 + max((len(values) for values in history.values()), default=0))
     axes = given_axes(ax, 2) or new_axes(2, ncols=2, width=11.5, height=3.6)
     names = sorted(history, key=lambda name: name not in STRONG)
-    _lines(axes[0], epochs, {name: history[name] for name in names if name not in INFORMATION})
-    _lines(axes[1], epochs, {name: history[name] for name in INFORMATION if name in history})
+    shown = [*INFORMATION, *(name for name in names if _is_information(name) and name not in INFORMATION)]
+    _lines(axes[0], epochs, {name: history[name] for name in names if not _is_information(name)})
+    _lines(axes[1], epochs, {name: history[name] for name in shown if name in history})
     axes[0].set_title("Loss and its terms")
     axes[1].set_title("Information")
     axes[1].set_ylabel("nats")
@@ -95,6 +97,11 @@ def training(
     if stopped is not None:
         _mark_end(axes, stopped)
     return axes if should_return(show=show, own_figure=ax is None) else None
+
+
+def _is_information(name: str) -> bool:
+    """Also those of single attributes, `i_gc_<name>` and `i_vc_<name>`."""
+    return name in INFORMATION or name.startswith(("i_gc_", "i_vc_"))
 
 
 def _lines(ax: Axes, epochs: NDArray[np.float64], terms: Mapping[str, NDArray[np.float64]]) -> None:

@@ -10,6 +10,8 @@ import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
 
+from scfcmi._keys import Keys
+from scfcmi.model import FCMI
 from scfcmi.source import Continuous, Groups, combine_groups, read_continuous, read_groups
 
 
@@ -80,6 +82,29 @@ def obs_continuous(
         msg = f"continuous_keys={continuous_keys!r} names a column twice, or one that sensitive_key names."
         raise ValueError(msg)
     return read_continuous({key: obs_column(adata, key, "continuous_keys") for key in keys}, adata.n_obs)
+
+
+def model_embedding(adata: AnnData, keys: Keys, model: Any) -> NDArray[np.float32]:
+    """The embedding that this model gave these cells."""
+    if not isinstance(model, FCMI):
+        msg = f"model must be a fitted scfcmi.model.FCMI, not {type(model).__name__}; `FCMI.load` reads a saved one."
+        raise TypeError(msg)
+    model._check_fitted()
+    if keys.embedding not in adata.obsm:
+        msg = (
+            f"adata.obsm has no {keys.embedding!r}. Run `scfcmi.tl.fair_cluster` or `scfcmi.tl.map_query` "
+            f"with key_added={keys.key_added!r} first."
+        )
+        raise KeyError(msg)
+    embedding = np.asarray(adata.obsm[keys.embedding], np.float32)
+    n_latent = int(model.net_.centres.shape[1])
+    if embedding.ndim != 2 or embedding.shape[1] != n_latent or not np.isfinite(embedding).all():
+        msg = (
+            f"adata.obsm[{keys.embedding!r}] with shape {embedding.shape} is not an embedding by this model, "
+            f"which has {n_latent} dimensions and no missing values."
+        )
+        raise ValueError(msg)
+    return embedding
 
 
 def obs_labels(adata: AnnData, label_key: str) -> pd.Series:

@@ -16,7 +16,7 @@ from scfcmi.model import FCMI
 from scfcmi.source import Groups, MatrixSource, select_source
 from scfcmi.source._matrix import dense
 
-from ._adata import check_adata, obs_groups, storable_keys, writable
+from ._adata import check_adata, model_embedding, obs_groups, storable_keys, writable
 
 # Cells of a group in a place at which its own deviation there counts half, next to that of the group as a whole.
 PRIOR_CELLS = 5.0
@@ -105,7 +105,7 @@ def correct(
     """
     keys = Keys(key)
     check_adata(adata, copy=copy)
-    embedding = _embedding(adata, keys, model)
+    embedding = model_embedding(adata, keys, model)
     params = adata.uns.get(keys.uns, {}).get("params", {})
     sensitive_key = sensitive_key if sensitive_key is not None else params.get("sensitive_key")
     if sensitive_key is None:
@@ -261,28 +261,6 @@ def _effects(source: MatrixSource, proba: NDArray[np.float32], groups: Groups) -
     profile = np.einsum("gc,gcj->cj", share, mean - shift[:, None])
     deviation = (mean - profile - shift[:, None]) * (count / (count + PRIOR_CELLS))[..., None]
     return _Effects(profile.astype(np.float32), (shift[:, None] + deviation).astype(np.float32)), scatter
-
-
-def _embedding(adata: AnnData, keys: Keys, model: Any) -> NDArray[np.float32]:
-    if not isinstance(model, FCMI):
-        msg = f"model must be a fitted scfcmi.model.FCMI, not {type(model).__name__}; `FCMI.load` reads a saved one."
-        raise TypeError(msg)
-    model._check_fitted()
-    if keys.embedding not in adata.obsm:
-        msg = (
-            f"adata.obsm has no {keys.embedding!r}. Run `scfcmi.tl.fair_cluster` or `scfcmi.tl.map_query` "
-            f"with key_added={keys.key_added!r} first."
-        )
-        raise KeyError(msg)
-    embedding = np.asarray(adata.obsm[keys.embedding], np.float32)
-    n_latent = int(model.net_.centres.shape[1])
-    if embedding.ndim != 2 or embedding.shape[1] != n_latent or not np.isfinite(embedding).all():
-        msg = (
-            f"adata.obsm[{keys.embedding!r}] with shape {embedding.shape} is not an embedding by this model, "
-            f"which has {n_latent} dimensions and no missing values."
-        )
-        raise ValueError(msg)
-    return embedding
 
 
 def _weights(reference: str, groups: Groups) -> NDArray[np.float32]:

@@ -40,6 +40,9 @@ class Settings:
         they are, has as many centres as clusters, and centres are refreshed by k-means once an epoch.
     alignment, assignment
         Weights of the distance to the aligned position and of the cross-entropy to its assignment.
+    leakage
+        Weight of the distance between the mean embeddings of groups within small clusters, times the share of the
+        displacement that is applied.
     n_comps
         Directions kept when projecting.
     height
@@ -71,6 +74,7 @@ class Settings:
     consensus: bool
     alignment: float = 0.0
     assignment: float = 0.0
+    leakage: float = 0.0
     n_comps: int = 30
     height: float = 0.0
     n_fine: int = 60
@@ -122,6 +126,7 @@ PRESETS: dict[Preset, Settings] = {
         consensus=True,
         alignment=5.0,
         assignment=1.0,
+        leakage=30.0,
         height=0.7,
     ),
     # As published: network for vectors, α, β, τ, Adam, 300 epochs of which 20 are reconstruction alone.

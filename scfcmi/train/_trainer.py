@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from scfcmi.objective import consensus_terms, continuous_terms, fcmi_terms
+from scfcmi.objective import consensus_terms, continuous_terms, fcmi_terms, leakage_term
 from scfcmi.source import Continuous, Groups, MatrixSource
 from scfcmi.source._matrix import dense
 
@@ -245,12 +245,12 @@ class _Step:
         self._source, self._groups, self._settings = source, groups, settings
         self._targets = targets
         self._soft_bins = {} if continuous is None else continuous.soft_bins()
-        self._factors = None
-        if len(groups.factors) > 1:
-            self._factors = {
-                factor.name: (fabric.to_device(torch.from_numpy(factor.indicators)), factor.weight)
-                for factor in groups.factors
-            }
+        factors = {
+            factor.name: (fabric.to_device(torch.from_numpy(factor.indicators)), factor.weight)
+            for factor in groups.factors
+        }
+        self._levels = list(factors.values())
+        self._factors = factors if len(factors) > 1 else None
 
     def __call__(self, rows: NDArray[np.int64], weights: NDArray[np.float32], *, warm: bool) -> dict[str, float]:
         self._net.train()
@@ -269,6 +269,9 @@ class _Step:
             centres = self._fabric.to_device(torch.from_numpy(self._targets.centres))
             goal = torch.softmax(position @ centres.T / self._settings.temperature, dim=1)
             terms |= consensus_terms(h, proba, position, goal, weight)
+        if self._settings.leakage > 0:
+            apart = [share * leakage_term(h, proba, levels[codes], weight) for levels, share in self._levels]
+            terms["leakage"] = torch.stack(apart).sum()
         loss = self._loss(terms, warm=warm)
         self._optimizer.zero_grad()
         self._fabric.backward(loss)
@@ -283,6 +286,8 @@ class _Step:
         if warm:
             return loss
         loss = loss - settings.alpha * (terms["h_c"] - terms["h_c_given_x"]) + settings.independence * terms["i_gc"]
+        if settings.leakage > 0:
+            loss = loss + settings.leakage * settings.align_strength * terms["leakage"]
         for name in self._soft_bins:
             loss = loss + settings.independence_of_values * terms[f"i_vc_{name}"]
         if self._targets is not None:

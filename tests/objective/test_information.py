@@ -17,6 +17,7 @@ from scfcmi.objective import (
     fcmi_terms,
     global_mean,
     joint_table,
+    leakage_term,
     mutual_information,
     world_size,
 )
@@ -164,3 +165,11 @@ def test_information_about_several_attributes() -> None:
     torch.testing.assert_close(terms["i_gc"], terms["i_gc_tech"] + 0.5 * terms["i_gc_donor"])
     joint = fcmi_terms(x, x, proba, codes, torch.ones(40), 4)
     torch.testing.assert_close(terms["i_xc_given_g"], joint["i_xc_given_g"])
+
+
+def test_leakage_is_the_distance_of_groups_within_clusters() -> None:
+    proba, groups = torch.eye(2)[torch.arange(80) % 2], torch.eye(2)[torch.arange(80) // 2 % 2]
+    h = torch.cat([proba, 3 * groups[:, :1] * proba[:, :1], torch.zeros(80, 1)], dim=1)
+    # in the first cluster groups are 3 apart, so each is 1.5 from their mean; in the second they coincide
+    torch.testing.assert_close(leakage_term(h, proba, groups, torch.ones(80)), torch.tensor(1.5**2 / 2))
+    torch.testing.assert_close(leakage_term(proba, proba, groups, torch.ones(80)), torch.tensor(0.0))

@@ -13,7 +13,7 @@ from scipy import sparse
 from scipy.stats import spearmanr
 
 from scfcmi.model import FCMI
-from scfcmi.source import _matrix
+from scfcmi.source import _matrix, read_groups
 from scfcmi.tl import _correct, correct, fair_cluster
 
 N_CELLS, N_GENES = 360, 80
@@ -106,7 +106,7 @@ def test_a_group_without_counterpart_is_left_alone() -> None:
     x = (mean + 0.1 * rng.normal(size=(100, 4))).astype(np.float32)
     labels = np.arange(100) // 50
     proba = np.eye(2, dtype=np.float32)[labels]
-    groups = _correct.read_groups(np.array(["a", "b"])[labels])
+    groups = read_groups(np.array(["a", "b"])[labels])
     effects, _ = _correct._effects(_matrix.MatrixSource(x), proba, groups)
     moved = effects.apply(x, proba, groups.codes, np.array([0.5, 0.5], np.float32))
     np.testing.assert_allclose(moved, x, atol=1e-5)
