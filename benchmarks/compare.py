@@ -4,9 +4,9 @@
 
 Every `.h5ad` in the folder needs `obs["batch"]` and curated `obs["cell_type"]`. Preprocessing is the same for all
 methods: normalisation to 10,000 counts and log1p (unless the values are log-normalised already), 2,000 highly variable
-genes where there are more, and, for the peers, scaling and 30 principal components. Seconds are processor time, from the normalised
-matrix to the labels; for Leiden at a given number of clusters, the search for the resolution is not counted, only its
-last run. Missing peers are left out, and the table says so.
+genes where there are more, and, for the peers, scaling and 30 principal components. Seconds are those of the processor,
+from the normalised matrix to the labels; for Leiden at a given number of clusters, the search for the resolution is not
+counted, only its last run. Missing peers are left out, and the table says so.
 """
 
 from __future__ import annotations

@@ -1,0 +1,206 @@
+"""Where the time of a fit and of one training step goes, and how far a step is from what the machine allows.
+
+    python benchmarks/step.py [--cells 20000] [--genes 2000] [--device cpu] [--out DIR]
+
+First table: a default fit, by part. Second table: one step of either preset, by part, beside its limit: the larger of
+its floating point operations over the rate of a large matrix product, and of the bytes that it has to move (weights,
+gradients, optimiser state, activations) over the rate of a large copy, both measured on the same device just before.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from unittest.mock import patch
+
+import pandas as pd
+import torch
+from slopes import simulate
+
+import scfcmi
+from scfcmi.model import _estimator
+from scfcmi.model._networks import FCMINet
+from scfcmi.objective import consensus_terms, fcmi_terms
+from scfcmi.train import PRESETS, Preset
+
+HERE = Path(__file__).resolve().parent
+PARTS = {
+    "cut and validate the sample": ("as_source", "stratified_sketch"),
+    "align groups": ("align",),
+    "neighbours for merging": ("merge_affinity",),
+    "small clusters": ("representative_draw",),
+    "train the network": ("train",),
+}
+
+
+@contextmanager
+def recorded(seconds: dict[str, float]) -> Iterator[None]:
+    """Add up the time spent in the estimator's parts."""
+    patches = []
+    for part, names in PARTS.items():
+        for name in names:
+            original = getattr(_estimator, name)
+
+            def timed(*args: object, _original: Callable = original, _part: str = part, **kwargs: object) -> object:
+                start = time.perf_counter()
+                try:
+                    return _original(*args, **kwargs)
+                finally:
+                    seconds[_part] = seconds.get(_part, 0.0) + time.perf_counter() - start
+
+            patches.append(patch.object(_estimator, name, timed))
+    for one in patches:
+        one.start()
+    try:
+        yield
+    finally:
+        for one in patches:
+            one.stop()
+
+
+def fit_by_part(n_cells: int, n_genes: int, device: str) -> pd.Series:
+    adata = simulate(n_cells, n_genes, 2, 10)
+    scfcmi.tl.fair_cluster(adata[:1000].copy(), "tech", 10, device=device, progress_bar=False)  # warm up
+    seconds: dict[str, float] = {}
+    start = time.perf_counter()
+    with recorded(seconds):
+        scfcmi.tl.fair_cluster(adata, "tech", 10, device=device, progress_bar=False)
+    total = time.perf_counter() - start
+    return pd.Series(seconds | {"the rest: projection, labels of all cells, writing": total - sum(seconds.values())})
+
+
+def per_call(work: Callable[[], object], device: str, repeats: int = 50) -> float:
+    """Seconds of one call, the fastest of a few rounds."""
+    best = float("inf")
+    for _ in range(5):
+        synchronise(device)
+        start = time.perf_counter()
+        for _ in range(repeats // 5):
+            work()
+        synchronise(device)
+        best = min(best, (time.perf_counter() - start) / (repeats // 5))
+    return best
+
+
+def synchronise(device: str) -> None:
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+
+
+def ceilings(device: str) -> tuple[float, float]:
+    """Floating point operations and bytes per second that the device reaches."""
+    n = 1024 if device == "cpu" else 8192
+    a = torch.randn(n, n, device=device)
+    flops = 2 * n**3 / per_call(lambda: a @ a, device, 10)
+    b = torch.randn(2**24 if device == "cpu" else 2**28, device=device)
+    c = torch.empty_like(b)
+    return flops, 2 * b.nbytes / per_call(lambda: c.copy_(b), device, 10)
+
+
+def step_by_part(preset: Preset, n_input: int, n_groups: int, n_centres: int, device: str) -> dict[str, float]:
+    """Milliseconds of a step's parts, and the two limits."""
+    settings = PRESETS[preset]
+    n_latent = n_input if settings.consensus else n_centres
+    net = FCMINet(
+        n_input,
+        n_groups,
+        n_centres,
+        n_latent=n_latent,
+        hidden=settings.hidden,
+        n_shared=settings.n_shared,
+        temperature=settings.temperature,
+    ).to(device)
+    optimizer = torch.optim.Adam(net.parameters(), lr=settings.learning_rate)
+    n = settings.batch_size
+    x = torch.randn(n, n_input, device=device)
+    codes = torch.arange(n, device=device) % n_groups
+    weight = torch.ones(n, device=device)
+    position = torch.nn.functional.normalize(torch.randn(n, n_latent, device=device), dim=1)
+    goal = torch.softmax(torch.randn(n, n_centres, device=device), dim=1)
+
+    def forward() -> tuple[torch.Tensor, ...]:
+        return net(x, codes)
+
+    def loss() -> torch.Tensor:
+        h, proba, decoded = forward()
+        terms = fcmi_terms(x, decoded, proba, codes, weight, n_groups)
+        if settings.consensus:
+            terms |= consensus_terms(h, proba, position, goal, weight)
+        return sum(terms.values(), torch.zeros((), device=device))
+
+    def backward() -> None:
+        optimizer.zero_grad()
+        loss().backward()
+
+    def whole() -> None:
+        backward()
+        optimizer.step()
+
+    whole()
+    times = [per_call(part, device) for part in (forward, loss, backward, whole)]
+    flops_rate, bytes_rate = ceilings(device)
+    weights = sum(p.numel() for p in net.parameters())
+    used = weights if settings.n_shared is None else weights_used(net)
+    activations = sum(width for width in (*settings.hidden, n_latent, *settings.hidden, n_input)) * n
+    flops = 6 * n * used
+    # weights: read twice, gradient written and read, three times read and written by Adam; activations: out and back
+    n_bytes = 4 * (10 * weights + 4 * activations)
+    ms = [1000 * t for t in times]
+    return {
+        "forward": ms[0],
+        "objective": ms[1] - ms[0],
+        "backward": ms[2] - ms[1],
+        "optimiser": ms[3] - ms[2],
+        "step": ms[3],
+        "limit by operations": 1000 * flops / flops_rate,
+        "limit by bytes": 1000 * n_bytes / bytes_rate,
+    }
+
+
+def weights_used(net: FCMINet) -> int:
+    """Weights that one cell meets: one branch of the decoder, not all."""
+    branches = [sum(p.numel() for p in branch.parameters()) for branch in net.decoder.branches]
+    return sum(p.numel() for p in net.parameters()) - sum(branches[1:])
+
+
+def main() -> None:
+    """Measure, print and write both tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cells", type=int, default=20_000)
+    parser.add_argument("--genes", type=int, default=2000)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--out", type=Path, default=HERE / "results")
+    arguments = parser.parse_args()
+    parts = fit_by_part(arguments.cells, arguments.genes, arguments.device)
+    if arguments.device == "cpu":
+        torch.set_num_threads(1)  # as in a default fit
+    steps = {
+        "default": step_by_part("default", 31, 2, 60, arguments.device),
+        "paper": step_by_part("paper", arguments.genes, 2, 10, arguments.device),
+    }
+    lines = [
+        "# Where the time goes",
+        f"Made by `benchmarks/step.py` on device {arguments.device}.",
+        f"A default fit of {arguments.cells:,} cells × {arguments.genes:,} genes:",
+        "| part | seconds | share |\n| --- | ---: | ---: |\n"
+        + "\n".join(f"| {name} | {taken:.2f} | {taken / parts.sum():.0%} |" for name, taken in parts.items()),
+        "One step of 512 cells, in milliseconds:",
+        "| preset | "
+        + " | ".join(steps["default"])
+        + " |\n| --- |"
+        + " ---: |" * len(steps["default"])
+        + "\n"
+        + "\n".join(
+            f"| {name} | " + " | ".join(f"{v:.2f}" for v in step.values()) + " |" for name, step in steps.items()
+        ),
+    ]
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    (arguments.out / "step.md").write_text("\n\n".join(lines) + "\n")
+    print("\n\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
