@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from ._atlas import mouse_atlas_like, simulated_atlas
 from ._fetch import REGISTRY, RemoteFile, fetch
-from ._public import cell_mixture
+from ._public import cell_mixture, rna_mixture
 
-__all__ = ["REGISTRY", "RemoteFile", "cell_mixture", "fetch", "mouse_atlas_like", "simulated_atlas"]
+__all__ = ["REGISTRY", "RemoteFile", "cell_mixture", "fetch", "mouse_atlas_like", "rna_mixture", "simulated_atlas"]

@@ -59,6 +59,26 @@ REGISTRY: dict[str, RemoteFile] = {
             "sc_dropseq.metadata",
             "4c48f3e13778e89192d9861095bc102cc0deb9eba1a7f47a093f5a058ce1aa6a",
         ),
+        (
+            "rna_mixture_celseq2_counts",
+            "RNAmix_celseq2.count",
+            "3bc1323f10f74779e69f068cbfd052633049745f69107bba4133368a01ec24b9",
+        ),
+        (
+            "rna_mixture_celseq2_cells",
+            "RNAmix_celseq2.metadata",
+            "b4dfd97335bb24691d22b16748410d42ea08c7dee634d2d9d2584ef2d9e60956",
+        ),
+        (
+            "rna_mixture_sortseq_counts",
+            "RNAmix_sortseq.count",
+            "81a2c15fc0fc1216328fa348ad3375b0b2faa604fce9811330b78a190cdfd3d0",
+        ),
+        (
+            "rna_mixture_sortseq_cells",
+            "RNAmix_sortseq.metadata",
+            "1ea8edd24736c3efdf7dec102e42b01b75df18a811084cfcfd2ea5c87b89fead",
+        ),
     ]
 }
 """Files that :func:`scfcmi.datasets.fetch` knows, by name."""

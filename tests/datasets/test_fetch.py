@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from scfcmi.datasets import REGISTRY, RemoteFile, cell_mixture, fetch
+from scfcmi.datasets import REGISTRY, RemoteFile, cell_mixture, fetch, rna_mixture
 
 CONTENT = b"cell,type\n1,T\n"
 
@@ -104,24 +104,38 @@ def test_registry_is_complete() -> None:
     assert len({entry.file_name for entry in REGISTRY.values()}) == len(REGISTRY)
 
 
+def serve(server: Server, name: str, cells: str, genes: dict[str, tuple[str, ...]]) -> None:
+    """Two cells per protocol, whose counts are the last digits of the genes' names and zero."""
+    for protocol, measured in genes.items():
+        rows = "".join(f'"{gene}",{gene[-1]},0\n' for gene in measured)
+        server.put(f"{name}_{protocol}_counts", gzip.compress(f'"A1","A2"\n{rows}'.encode()))
+        server.put(f"{name}_{protocol}_cells", gzip.compress(cells.encode()))
+    for key in [key for key in REGISTRY if key.startswith(name)]:
+        entry = REGISTRY[key]
+        server.monkeypatch.setitem(
+            REGISTRY, key, RemoteFile(f"{entry.file_name}.gz", entry.url, entry.sha256, entry.citation)
+        )
+
+
 def test_cell_mixture_joins_the_protocols(server: Server, tmp_path: Path) -> None:
     cells = '"cell_line_demuxlet"\n"A1","H1975"\n"A2","H2228"\n'
-    for protocol, genes in {"celseq2": ("ENSG1", "ENSG2", "ENSG9"), "dropseq": ("ENSG2", "ENSG1", "ENSG8")}.items():
-        rows = "".join(f'"{gene}",{gene[-1]},0\n' for gene in genes)
-        server.put(f"cell_mixture_{protocol}_counts", gzip.compress(f'"A1","A2"\n{rows}'.encode()))
-        server.put(f"cell_mixture_{protocol}_cells", gzip.compress(cells.encode()))
-    for name in list(REGISTRY):
-        if name.startswith("cell_mixture"):
-            entry = REGISTRY[name]
-            server.monkeypatch.setitem(
-                REGISTRY, name, RemoteFile(f"{entry.file_name}.gz", entry.url, entry.sha256, entry.citation)
-            )
+    genes = {"celseq2": ("ENSG1", "ENSG2", "ENSG9"), "dropseq": ("ENSG2", "ENSG1", "ENSG8")}
+    serve(server, "cell_mixture", cells, genes)
     adata = cell_mixture(cache_dir=tmp_path / "cache")
     assert list(adata.var_names) == ["ENSG1", "ENSG2"]
     assert adata.obs_names.is_unique
     assert list(adata.obs["tech"].cat.categories) == ["CEL-seq2", "Drop-seq"]
     assert list(adata.obs["cell_type"]) == ["H1975", "H2228"] * 2
     np.testing.assert_array_equal(adata.X.toarray(), [[1, 2], [0, 0]] * 2)
+
+
+def test_rna_mixture_names_the_shares(server: Server, tmp_path: Path) -> None:
+    cells = '"mix","H2228_prop","H1975_prop","HCC827_prop"\n"A2",1,0.68,0.16,0.16\n"A1",2,0,1,0\n'
+    serve(server, "rna_mixture", cells, {"celseq2": ("ENSG1", "ENSG2"), "sortseq": ("ENSG2", "ENSG3")})
+    adata = rna_mixture(cache_dir=tmp_path / "cache")
+    assert list(adata.var_names) == ["ENSG2"]
+    assert list(adata.obs["cell_type"]) == ["0.00/1.00/0.00", "0.68/0.16/0.16"] * 2
+    assert list(adata.obs["tech"]) == ["CEL-seq2"] * 2 + ["SORT-seq"] * 2
 
 
 @pytest.mark.internet
