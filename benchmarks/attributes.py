@@ -173,7 +173,11 @@ def memory() -> pd.DataFrame:
 
 def markdown(frame: pd.DataFrame) -> str:
     """A table in text."""
-    rows = [[f"{value:.3f}" if isinstance(value, float) else str(value) for value in row] for row in frame.to_numpy()]
+
+    def text(value: object) -> str:
+        return ("–" if np.isnan(value) else f"{value:.3f}") if isinstance(value, float) else str(value)
+
+    rows = [[text(value) for value in row] for row in frame.astype(object).to_numpy()]
     lines = [list(map(str, frame.columns)), ["---"] * frame.shape[1], *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "×") for cell in line) + " |" for line in lines)
 
