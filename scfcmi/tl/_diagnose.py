@@ -10,6 +10,7 @@ import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 from numpy.typing import NDArray
+from scipy.stats import poisson
 
 from scfcmi._keys import DEFAULT_KEY, DEFAULT_MASK, Keys
 from scfcmi.metrics._encode import Coded, encode, table
@@ -20,9 +21,9 @@ from scfcmi.train import PRESETS
 
 from ._adata import obs_column, obs_groups, storable_keys
 
-# A group is missing from a cluster if it has less than this share of the cells that its size lets one expect, where at
-# least so many are expected.
-ABSENT, MIN_EXPECTED = 0.3, 3.0
+# A group is missing from a cluster if it has less than this share of the cells that its size lets one expect, and less
+# than chance explains: the probability of so few, times the number of pairs of a cluster and a group, is below ALPHA.
+ABSENT, ALPHA = 0.3, 0.05
 # Fewer cells of a group than this are not judged, and matches with a cluster count from so many on.
 MIN_CELLS, MIN_MATCHES = 5, 3
 # A cell is supported if it has a match itself or a fifth of its neighbours have one, and a group if half of its cells.
@@ -78,8 +79,8 @@ def diagnose(
 
     * `"shared"`: its cells have matches with other groups in the cluster;
     * `"forced"`: it has cells in the cluster, but most have no such match and none around them: over-correction;
-    * `"absent"`: less than 30 % of the cells are there that its size lets one expect, and they are not in another
-      cluster instead, so that the cluster is specific to the other groups;
+    * `"absent"`: less than 30 % of the cells are there that its size lets one expect, fewer than chance explains, and
+      they are not in another cluster instead, so that the cluster is specific to the other groups;
     * `"split"`: as few, but the cells that are missing are in another cluster, where the groups of this one are
       missing in turn: under-correction;
     * `"own"`: the largest of the cluster, and no other group is shared;
@@ -193,7 +194,8 @@ class _Evidence(NamedTuple):
 
     def missing(self) -> NDArray[np.bool_]:
         """Groups that have much fewer cells in a cluster than expected."""
-        return (self.expected >= MIN_EXPECTED) & (self.n_cells < ABSENT * self.expected)
+        by_chance = poisson.cdf(self.n_cells, self.expected) * self.n_cells.size
+        return (by_chance < ALPHA) & (self.n_cells < ABSENT * self.expected)
 
     def counterpart(self, cluster: int, group: int) -> int | None:
         """Cluster that holds what this one lacks of a group, if it lacks in turn what this one has."""
