@@ -116,6 +116,7 @@ def _cluster(arguments: argparse.Namespace) -> None:
             adata,
             arguments.sensitive_key,
             arguments.n_clusters,
+            continuous_keys=arguments.continuous_keys,
             use_rep=arguments.use_rep,
             layer=arguments.layer,
             mask_var=None if arguments.all_genes else arguments.mask_var,
@@ -328,6 +329,12 @@ def _add_cluster(commands: argparse._SubParsersAction, common: argparse.Argument
         required=True,
         metavar="COLUMN",
         help="column of obs with the technology, batch or donor, or several",
+    )
+    cluster.add_argument(
+        "--continuous-keys",
+        nargs="+",
+        metavar="COLUMN",
+        help="columns of obs with numbers not to depend on, e.g. depth",
     )
     cluster.add_argument(
         "--n-clusters", type=int, metavar="K", help="number of clusters (default: found from the data)"

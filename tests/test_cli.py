@@ -155,7 +155,7 @@ def test_every_option_reaches_the_function(cells: Path, tmp_path: Path, stub: li
     options = (
         "--n-clusters 7 --label-key cell_type --layer counts --preset paper --key-added mine --random-state 5 "
         "--device cpu --max-epochs 9 --batch-size 64 --fairness 0.25 --mask-var mine --overwrite "
-        "--devices 2 --checkpoint run.safetensors"
+        "--devices 2 --checkpoint run.safetensors --continuous-keys depth mito"
     )
     assert main(["cluster", str(cells), "--sensitive-key", "tech", "-o", out, *options.split()]) == 0
     plain, full = stub
@@ -165,6 +165,7 @@ def test_every_option_reaches_the_function(cells: Path, tmp_path: Path, stub: li
     assert full == {
         "sensitive_key": ["tech"],
         "n_clusters": 7,
+        "continuous_keys": ["depth", "mito"],
         "use_rep": None,
         "layer": "counts",
         "mask_var": "mine",
