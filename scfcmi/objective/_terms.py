@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ._information import EPS, assignment_entropy, entropy, global_mean, global_sum, joint_table, mutual_information
+
+# Up to so many groups, one product for each is the quicker way to sums by group.
+FEW_GROUPS = 16
 
 
 def fcmi_terms(
@@ -97,12 +101,25 @@ def leakage_term(h: Tensor, proba: Tensor, indicators: Tensor, weights: Tensor) 
     -------
     Mean squared distance between the centre of a group and that of all groups in a cluster, over cells.
     """
-    share = (proba.float() * weights[:, None])[:, :, None] * indicators.float()[:, None, :]
-    mass = global_sum(share.sum(0))
-    total = global_sum((share.flatten(1).T @ h.float()).view(*mass.shape, -1))
+    mass, total = (global_sum(part) for part in _sums(proba.float() * weights[:, None], h.float(), indicators))
     of_group = total / mass.clamp_min(EPS)[..., None]
-    of_all = total.sum(1) / mass.sum(1).clamp_min(EPS)[:, None]
-    return (mass * (of_group - of_all[:, None]).square().sum(2)).sum() / mass.sum().clamp_min(EPS)
+    of_all = total.sum(0) / mass.sum(0).clamp_min(EPS)[:, None]
+    return (mass * (of_group - of_all).square().sum(2)).sum() / mass.sum().clamp_min(EPS)
+
+
+def _sums(share: Tensor, h: Tensor, indicators: Tensor) -> tuple[Tensor, Tensor]:
+    """Sums of `share` and of `share` ⊗ h over the cells of each group, (n_groups, n_clusters) and (…, n_latent).
+
+    Both ways are repeatable on GPUs, as adding by index is not; the cost of the second does not depend on their number.
+    """
+    if indicators.shape[1] <= FEW_GROUPS:
+        of_group = indicators.float().T[:, :, None] * share
+        return of_group.sum(1), (of_group.transpose(1, 2).flatten(0, 1) @ h).view(*of_group.shape[::2], -1)
+    order = torch.argsort(indicators.argmax(1), stable=True)
+    lengths = indicators.sum(0).long()
+    share, h = share[order], h[order]
+    mass = torch.segment_reduce(share, "sum", lengths=lengths)
+    return mass, torch.segment_reduce(share[:, :, None] * h[:, None, :], "sum", lengths=lengths)
 
 
 def consensus_terms(

@@ -173,3 +173,19 @@ def test_leakage_is_the_distance_of_groups_within_clusters() -> None:
     # in the first cluster groups are 3 apart, so each is 1.5 from their mean; in the second they coincide
     torch.testing.assert_close(leakage_term(h, proba, groups, torch.ones(80)), torch.tensor(1.5**2 / 2))
     torch.testing.assert_close(leakage_term(proba, proba, groups, torch.ones(80)), torch.tensor(0.0))
+
+
+def test_leakage_of_many_groups_is_that_of_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sums over few and over many groups are made in different ways; groups may be empty, cells may weigh nothing."""
+    generator = torch.Generator().manual_seed(0)
+    proba = soft(n=200, k=5).requires_grad_()
+    h = torch.randn(200, 3, generator=generator).requires_grad_()
+    groups = onehot(torch.randint(0, 38, (200,), generator=generator), 40)
+    weights = torch.rand(200, generator=generator).round(decimals=1)
+    found = []
+    for limit in (0, 1000):
+        monkeypatch.setattr("scfcmi.objective._terms.FEW_GROUPS", limit)
+        term = leakage_term(h, proba, groups, weights)
+        found.append((term.detach(), *torch.autograd.grad(term, (h, proba))))
+    for many, few in zip(*found, strict=True):
+        torch.testing.assert_close(many, few)
