@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from scfcmi.objective import believable, mutual_matches, nearest, neighbours_within
 from scfcmi.objective._alignment import N_ITERATIONS, N_SMOOTHING, PRIOR_SUPPORT
+from scfcmi.source._matrix import unit_rows
 
 N_ANCHORS = 5000
 
@@ -97,11 +98,6 @@ def _shift(
         prior = PRIOR_SUPPORT * np.median(support[support > 0])
         shift = ((pull + prior * of_group) / (support + prior)[:, None]).astype(np.float32)
     return shift, n_matched
-
-
-def unit_rows(z: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Scale rows to unit length."""
-    return (z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-12)).astype(np.float32)
 
 
 def remoteness(

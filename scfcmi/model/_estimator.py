@@ -655,13 +655,16 @@ class FCMI:
             h = torch.from_numpy(embedding).to(self.net_.centres.device)
             return self.net_.assign(h).cpu().numpy()
 
+    def _clusters(self, embedding: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Labels and soft assignments, after merging."""
+        fine = self._fine_proba(embedding)
+        return self.merge_[fine.argmax(1)], fine @ np.eye(self.n_clusters_, dtype=np.float32)[self.merge_]
+
     def _walk(self, source: MatrixSource) -> Iterator[tuple[slice, Assignment]]:
-        merge = np.eye(self.n_clusters_, dtype=np.float32)[self.merge_]
         for rows, block in source.chunks():
             z = block if self.front_ is None else self.front_.transform(block)
             embedding = embed_all(self.net_, MatrixSource(z))
-            fine = self._fine_proba(embedding)
-            yield rows, Assignment(self.merge_[fine.argmax(1)], fine @ merge, embedding)
+            yield rows, Assignment(*self._clusters(embedding), embedding)
 
     def _assign(self, source: MatrixSource) -> Assignment:
         n = source.shape[0]

@@ -9,6 +9,8 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from scfcmi.source._matrix import unit_rows
+
 from ._graph import mutual_matches, neighbours_within
 
 N_ITERATIONS = 5
@@ -84,7 +86,7 @@ def align(
         Share of the displacement that is applied, 0 to 1, one for all attributes or one for each; at 0 there are no
         matches either.
     """
-    start = _unit(z)
+    start = unit_rows(z)
     columns = codes.reshape(len(z), -1).T
     shares = np.broadcast_to(strength, len(columns))
     active = np.flatnonzero(shares > 0)
@@ -98,7 +100,7 @@ def align(
                 found = True
                 others = sum((other.moves for other in fields if other is not field), start)
                 field.update(others, matches)
-                aligned = _unit(others + field.moves)
+                aligned = unit_rows(others + field.moves)
         if not found:
             break
     total, matched = sp.csr_matrix((len(z), len(z)), dtype=np.float32), np.zeros((len(z), len(columns)), bool)
@@ -193,7 +195,3 @@ def _displacements(
         pull, support = pull + near @ pull, support + near @ support
     prior = PRIOR_SUPPORT * np.median(support[support > 0])
     return ((pull + prior * of_group) / (support + prior)[:, None]).astype(np.float32)
-
-
-def _unit(z: NDArray[np.float32]) -> NDArray[np.float32]:
-    return (z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-12)).astype(np.float32)

@@ -135,6 +135,11 @@ def dense(block: Block) -> NDArray[np.float32]:
     return block.toarray() if sp.issparse(block) else np.asarray(block)
 
 
+def unit_rows(z: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Scale rows to unit length; those of no length stay at zero."""
+    return (z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-12)).astype(np.float32)
+
+
 def normalise_rows(matrix: sp.csr_matrix) -> sp.csr_matrix:
     """Divide every row by its sum; empty rows stay empty."""
     return (sp.diags(1 / np.maximum(np.asarray(matrix.sum(axis=1)).ravel(), 1e-12)) @ matrix).tocsr()

@@ -84,12 +84,17 @@ def obs_continuous(
     return read_continuous({key: obs_column(adata, key, "continuous_keys") for key in keys}, adata.n_obs)
 
 
-def model_embedding(adata: AnnData, keys: Keys, model: Any) -> NDArray[np.float32]:
-    """The embedding that this model gave these cells."""
+def check_model(model: Any) -> None:
+    """Refuse what is no fitted model."""
     if not isinstance(model, FCMI):
         msg = f"model must be a fitted scfcmi.model.FCMI, not {type(model).__name__}; `FCMI.load` reads a saved one."
         raise TypeError(msg)
     model._check_fitted()
+
+
+def model_embedding(adata: AnnData, keys: Keys, model: Any) -> NDArray[np.float32]:
+    """The embedding that this model gave these cells."""
+    check_model(model)
     if keys.embedding not in adata.obsm:
         msg = (
             f"adata.obsm has no {keys.embedding!r}. Run `scfcmi.tl.fair_cluster` or `scfcmi.tl.map_query` "

@@ -16,10 +16,10 @@ from scfcmi._keys import DEFAULT_KEY, DEFAULT_MASK, Keys
 from scfcmi.metrics._encode import Coded, encode, table
 from scfcmi.objective import Alignment, align, neighbourhood_distance, neighbours_within
 from scfcmi.source import Front, Groups, MatrixSource, select_source, stratified_sketch
-from scfcmi.source._matrix import dense
+from scfcmi.source._matrix import dense, unit_rows
 from scfcmi.train import PRESETS
 
-from ._adata import obs_column, obs_groups, storable_keys
+from ._adata import obs_column, obs_groups, storable_keys, writable
 
 # A group is missing from a cluster if it has less than this share of the cells that its size lets one expect, and less
 # than chance explains: the probability of so few, times the number of pairs of a cluster and a group, is below ALPHA.
@@ -148,9 +148,7 @@ def diagnose(
     rows, near, matches = _align(source, groups, standardize=use_rep in (None, "X"), random_state=random_state)
     found = _Evidence.collect(clusters, groups, rows, near, matches)
     result, summary = _report(found, [str(level) for level in clusters.levels], list(groups.levels))
-    if adata.is_view:
-        adata._init_as_actual(adata.copy())
-    adata.uns[Keys(key).diagnosis] = {"sensitive_key": storable_keys(sensitive_key)} | summary
+    writable(adata, copy=False).uns[Keys(key).diagnosis] = {"sensitive_key": storable_keys(sensitive_key)} | summary
     return result
 
 
@@ -238,7 +236,7 @@ def _supporting(
     z: NDArray[np.float32], aligned: Alignment, codes: NDArray[np.int64], n_neighbors: int
 ) -> sp.csr_matrix:
     """Matches that hold when groups move as a whole."""
-    start = z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-12)
+    start = unit_rows(z)
     moved = start.copy()
     for group in np.unique(codes):
         members = codes == group

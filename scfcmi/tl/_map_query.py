@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from scfcmi._keys import DEFAULT_KEY, Keys
 from scfcmi._warn import warn
 from scfcmi.model import FCMI
-from scfcmi.model._anchors import align_to_anchors, remoteness, unit_rows
+from scfcmi.model._anchors import align_to_anchors, remoteness
 from scfcmi.source import MatrixSource, select_source
 from scfcmi.source._groups import BETWEEN
-from scfcmi.source._matrix import dense
+from scfcmi.source._matrix import dense, unit_rows
 from scfcmi.train import embed_all
 
-from ._adata import attribute_keys, check_adata, obs_column, storable_keys, writable
+from ._adata import attribute_keys, check_adata, check_model, obs_column, storable_keys, writable
 
 NewGroups = Literal["error", "fit"]
 # Share of the model's genes below which cells cannot be placed.
@@ -136,9 +136,7 @@ def map_query(
             random_state=model.random_state,
         )
     distance, unlike = _unlike(embedding, anchors, values)
-    fine = model._fine_proba(embedding)
-    proba = fine @ np.eye(model.n_clusters_, dtype=np.float32)[model.merge_]
-    labels = model.merge_[fine.argmax(1)]
+    labels, proba = model._clusters(embedding)
     names = [str(k) for k in np.unique(model.merge_)]
     unmatched = [group for group, count in n_matched.items() if count == 0]
     n_imputed = int((columns < 0).sum())
@@ -170,14 +168,6 @@ def map_query(
         },
     }
     return target if copy else None
-
-
-def check_model(model: Any) -> None:
-    """Refuse what is no fitted model."""
-    if not isinstance(model, FCMI):
-        msg = f"model must be a fitted scfcmi.model.FCMI, not {type(model).__name__}; `FCMI.load` reads a saved one."
-        raise TypeError(msg)
-    model._check_fitted()
 
 
 def _values(adata: AnnData, keys: list[str], model: FCMI) -> NDArray[Any]:

@@ -15,9 +15,8 @@ from scfcmi.model import FCMI
 from scfcmi.source import MatrixSource, select_source
 from scfcmi.source._store import Changes, leave_on_disk, open_store
 
-from ._adata import attribute_keys, check_adata, obs_groups, obs_labels, storable_keys
+from ._adata import attribute_keys, check_adata, check_model, obs_groups, obs_labels, storable_keys
 from ._fair_cluster import check_key, clusters_of, record_of
-from ._map_query import check_model
 
 
 def predict_on_disk(

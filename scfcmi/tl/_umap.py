@@ -8,6 +8,8 @@ from anndata import AnnData
 
 from scfcmi._keys import DEFAULT_KEY, Keys
 
+from ._adata import writable
+
 MIN_CELLS = 4
 
 
@@ -83,8 +85,6 @@ def umap(
     n_neighbors = min(n_neighbors, adata.n_obs - 1)
     sc.pp.neighbors(side, n_neighbors=n_neighbors, use_rep=keys.embedding, random_state=random_state)
     sc.tl.umap(side, min_dist=min_dist, random_state=random_state)
-    target = adata.copy() if copy else adata
-    if target.is_view:
-        target._init_as_actual(target.copy())
+    target = writable(adata, copy=copy)
     target.obsm[keys.umap] = np.asarray(side.obsm["X_umap"], dtype=np.float32)
     return target if copy else None

@@ -6,6 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 
+from scfcmi.source._matrix import unit_rows
+
 
 def kmeans_centres(
     embedding: NDArray[np.float32],
@@ -36,5 +38,4 @@ def kmeans_centres(
         n_init=n_init if start is None else 1,
         random_state=random_state,
     ).fit(embedding)
-    centres = fit.cluster_centers_
-    return (centres / np.maximum(np.linalg.norm(centres, axis=1, keepdims=True), 1e-12)).astype(np.float32)
+    return unit_rows(fit.cluster_centers_)

@@ -243,7 +243,9 @@ class _Step:
     ) -> None:
         self._net, self._optimizer, self._schedule, self._fabric = net, optimizer, schedule, fabric
         self._source, self._groups, self._settings = source, groups, settings
-        self._targets = targets
+        self._target = None
+        if targets is not None:
+            self._target = targets.position, fabric.to_device(torch.from_numpy(targets.centres))
         self._soft_bins = {} if continuous is None else continuous.soft_bins()
         factors = {
             factor.name: (fabric.to_device(torch.from_numpy(factor.indicators)), factor.weight)
@@ -264,9 +266,9 @@ class _Step:
         terms = fcmi_terms(x, decoded, proba, codes, weight, self._groups.n, factors=self._factors)
         bins = {name: self._fabric.to_device(torch.from_numpy(soft[rows])) for name, soft in self._soft_bins.items()}
         terms |= continuous_terms(proba, bins, weight)
-        if self._targets is not None:
-            position = self._fabric.to_device(torch.from_numpy(self._targets.position[rows]))
-            centres = self._fabric.to_device(torch.from_numpy(self._targets.centres))
+        if self._target is not None:
+            aligned, centres = self._target
+            position = self._fabric.to_device(torch.from_numpy(aligned[rows]))
             goal = torch.softmax(position @ centres.T / self._settings.temperature, dim=1)
             terms |= consensus_terms(h, proba, position, goal, weight)
         if self._settings.leakage > 0:
@@ -290,7 +292,7 @@ class _Step:
             loss = loss + settings.leakage * settings.align_strength * terms["leakage"]
         for name in self._soft_bins:
             loss = loss + settings.independence_of_values * terms[f"i_vc_{name}"]
-        if self._targets is not None:
+        if self._target is not None:
             loss = loss + settings.alignment * terms["alignment"] + settings.assignment * terms["consensus"]
         return loss
 
