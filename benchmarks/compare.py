@@ -77,6 +77,14 @@ def leiden_at(adata: ad.AnnData, n_clusters: int, seed: int) -> tuple[Labels, fl
     return best, seconds
 
 
+def harmony(scores: NDArray[np.floating], obs: pd.DataFrame, seed: int) -> NDArray[np.floating]:
+    """Principal components corrected for `obs["batch"]`, shape (n_cells, n_comps)."""
+    import harmonypy
+
+    corrected = np.asarray(harmonypy.run_harmony(scores, obs, "batch", verbose=False, random_state=seed).Z_corr)
+    return corrected if len(corrected) == len(scores) else corrected.T
+
+
 def peers(adata: ad.AnnData, n_clusters: int, seed: int) -> Iterator[Result]:
     """PCA and Harmony, each followed by Leiden; Harmony also by k-means."""
     start = time.process_time()
@@ -86,12 +94,8 @@ def peers(adata: ad.AnnData, n_clusters: int, seed: int) -> Iterator[Result]:
     pca = time.process_time() - start
     representations = {"PCA": (scaled.obsm["X_pca"], pca)}
     if find_spec("harmonypy"):
-        import harmonypy
-
         start = time.process_time()
-        harmony = harmonypy.run_harmony(scaled.obsm["X_pca"], scaled.obs, "batch", verbose=False, random_state=seed)
-        corrected = np.asarray(harmony.Z_corr)
-        corrected = corrected if len(corrected) == adata.n_obs else corrected.T
+        corrected = harmony(scaled.obsm["X_pca"], scaled.obs, seed)
         representations["Harmony"] = (corrected, pca + time.process_time() - start)
     for name, (representation, before) in representations.items():
         bare = ad.AnnData(obs=pd.DataFrame(index=adata.obs_names), obsm={"X_rep": representation})

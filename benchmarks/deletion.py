@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import scanpy as sc
 import torch
-from compare import leiden_at
+from compare import harmony, leiden_at
 from sklearn.metrics import adjusted_rand_score
 
 import scfcmi as sf
@@ -45,13 +45,9 @@ def run(adata: ad.AnnData, n_clusters: int, seed: int) -> tuple[pd.Series, sf.tl
 
 
 def harmony_leiden(adata: ad.AnnData, n_clusters: int, seed: int) -> np.ndarray:
-    import harmonypy
-
     scaled = sc.pp.scale(adata, max_value=10, copy=True)
     sc.pp.pca(scaled, n_comps=30, random_state=seed)
-    harmony = harmonypy.run_harmony(scaled.obsm["X_pca"], scaled.obs, "batch", verbose=False, random_state=seed)
-    corrected = np.asarray(harmony.Z_corr)
-    scaled.obsm["X_harmony"] = corrected if len(corrected) == adata.n_obs else corrected.T
+    scaled.obsm["X_harmony"] = harmony(scaled.obsm["X_pca"], scaled.obs, seed)
     sc.pp.neighbors(scaled, use_rep="X_harmony", random_state=seed)
     return leiden_at(scaled, n_clusters, seed)[0]
 

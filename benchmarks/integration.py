@@ -17,7 +17,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import scanpy as sc
-from compare import HERE, read
+from compare import HERE, harmony, read
 
 import scfcmi
 
@@ -36,11 +36,7 @@ def add_embeddings(adata: ad.AnnData, seed: int, *, scvi: bool) -> list[str]:
     adata.obsm["scfcmi"] = adata.obsm["X_fair_cluster"]
     names = ["PCA", "scfcmi"]
     if find_spec("harmonypy"):
-        import harmonypy
-
-        harmony = harmonypy.run_harmony(adata.obsm["PCA"], adata.obs, "batch", verbose=False, random_state=seed)
-        corrected = np.asarray(harmony.Z_corr)
-        adata.obsm["Harmony"] = corrected if len(corrected) == adata.n_obs else corrected.T
+        adata.obsm["Harmony"] = harmony(adata.obsm["PCA"], adata.obs, seed)
         names.append("Harmony")
     if scvi and find_spec("scvi") and "counts" in adata.layers:
         from scvi import settings
