@@ -10,8 +10,10 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from lightning_fabric import Fabric
 from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
 from scfcmi._warn import warn
 from scfcmi.objective import align, merge_affinity
@@ -26,6 +28,7 @@ from scfcmi.source import (
     read_groups,
     stratified_sketch,
 )
+from scfcmi.source._tensors import dense_tensor
 from scfcmi.train import (
     PRESETS,
     Preset,
@@ -34,6 +37,7 @@ from scfcmi.train import (
     check_checkpoint,
     check_devices,
     default_epochs,
+    embed,
     embed_all,
     epoch_bar,
     is_first_process,
@@ -102,8 +106,9 @@ class FCMI:
         Processes that share every batch, each on a GPU of its own or all on the CPU. They are started for the training
         and end with it; in a program that was started by `torchrun`, the processes that it started are used.
     precision
-        Lightning Fabric's precision: `"32-true"`, `"bf16-mixed"` or `"16-mixed"`. Information terms are computed in
-        float32 in any case.
+        Lightning Fabric's precision: `"32-true"`, `"bf16-mixed"`, `"16-mixed"` or `"64-true"`. Information terms are
+        computed in float32 at least. In float64, results do not depend on the number of processes or threads either,
+        which rounding in float32 does; the fitted network is in float32 in any case.
     max_epochs
         Passes over the training cells; the preset's rule when absent.
     batch_size
@@ -300,7 +305,7 @@ class FCMI:
         self.n_clusters_, self.n_clusters_evidence_ = int(draw.n_clusters), draw.evidence
         self._make_net(front.n_comps, front.n_comps, draw.centres)
         self._train(MatrixSource(sketch), groups, values, Targets(position, draw.centres), fabric)
-        found = self._fine_proba(embed_all(self.net_, MatrixSource(sketch))).argmax(1)
+        found = self._fine_proba(embed_all(self.net_, MatrixSource(sketch))).argmax(1).cpu().numpy()
         live, fine = np.unique(found, return_inverse=True)
         # A small cluster that no cell chose has no place in the merging: cells to come must not choose it either.
         self.net_.centres = torch.nn.Parameter(self.net_.centres[torch.from_numpy(live)].detach())
@@ -650,21 +655,23 @@ class FCMI:
             raise ValueError(msg)
         return source
 
-    def _fine_proba(self, embedding: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _fine_proba(self, embedding: NDArray[np.float32] | Tensor) -> Tensor:
         with torch.inference_mode():
-            h = torch.from_numpy(embedding).to(self.net_.centres.device)
-            return self.net_.assign(h).cpu().numpy()
+            return self.net_.assign(torch.as_tensor(embedding, device=self.net_.centres.device))
 
-    def _clusters(self, embedding: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    def _clusters(self, embedding: NDArray[np.float32] | Tensor) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Labels and soft assignments, after merging."""
         fine = self._fine_proba(embedding)
-        return self.merge_[fine.argmax(1)], fine @ np.eye(self.n_clusters_, dtype=np.float32)[self.merge_]
+        merge = torch.from_numpy(self.merge_).to(fine.device)
+        proba = fine @ F.one_hot(merge, self.n_clusters_).float()
+        return merge[fine.argmax(1)].cpu().numpy(), proba.cpu().numpy()
 
     def _walk(self, source: MatrixSource) -> Iterator[tuple[slice, Assignment]]:
+        device = self.net_.centres.device
         for rows, block in source.chunks():
-            z = block if self.front_ is None else self.front_.transform(block)
-            embedding = embed_all(self.net_, MatrixSource(z))
-            yield rows, Assignment(*self._clusters(embedding), embedding)
+            x = dense_tensor(block, device) if self.front_ is None else self.front_.transform_on(device, block)
+            h = embed(self.net_, x)
+            yield rows, Assignment(*self._clusters(h), h.cpu().numpy())
 
     def _assign(self, source: MatrixSource) -> Assignment:
         n = source.shape[0]

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from scfcmi.objective import global_sum, world_size
+from scfcmi.objective import global_sum, wide, world_size
 
 
 class GlobalBatchNorm1d(nn.BatchNorm1d):
@@ -22,7 +22,7 @@ class GlobalBatchNorm1d(nn.BatchNorm1d):
     def forward(self, input: Tensor) -> Tensor:
         if not self.training or world_size() == 1:
             return super().forward(input)
-        x = input.float()
+        x = wide(input)
         count = global_sum(torch.tensor(float(len(x)), device=x.device))
         mean = global_sum(x.sum(0)) / count
         var = global_sum((x - mean).square().sum(0)) / count
@@ -156,7 +156,7 @@ class FCMINet(nn.Module):
 
     def embed(self, x: Tensor) -> Tensor:
         """h = φ(x), unit length, shape (n, m)."""
-        return F.normalize(self.head(self.trunk(x)).float(), dim=1)
+        return F.normalize(wide(self.head(self.trunk(x))), dim=1)
 
     def assign(self, h: Tensor) -> Tensor:
         """p(c|x) from embeddings, shape (n, n_centres)."""

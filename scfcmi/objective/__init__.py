@@ -9,6 +9,7 @@ from ._information import (
     global_sum,
     joint_table,
     mutual_information,
+    wide,
     world_size,
 )
 from ._terms import consensus_terms, continuous_terms, fcmi_terms, leakage_term
@@ -32,5 +33,6 @@ __all__ = [
     "nearest",
     "neighbourhood_distance",
     "neighbours_within",
+    "wide",
     "world_size",
 ]

@@ -1,4 +1,4 @@
-"""Entropies and mutual information of soft assignments, in float32 and over the batch of all processes."""
+"""Entropies and mutual information of soft assignments, in float32 or more and over the batch of all processes."""
 
 from __future__ import annotations
 
@@ -14,6 +14,11 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
+def wide(x: Tensor) -> Tensor:
+    """Half precision is too coarse for sums and logarithms: at least float32."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
 def global_sum(local: Tensor) -> Tensor:
     """Sum over all processes, with gradients; the identity when there is only one."""
     if world_size() > 1:
@@ -25,8 +30,8 @@ def global_sum(local: Tensor) -> Tensor:
 
 def global_mean(values: Tensor, weights: Tensor | None = None) -> Tensor:
     """Weighted mean over the batch of all processes; 0 when the weights vanish."""
-    values = values.float()
-    weights = torch.ones_like(values) if weights is None else weights.float()
+    values = wide(values)
+    weights = torch.ones_like(values) if weights is None else weights.to(values.dtype)
     return global_sum((values * weights).sum()) / global_sum(weights.sum()).clamp_min(EPS)
 
 
@@ -49,7 +54,8 @@ def joint_table(proba: Tensor, onehot: Tensor) -> Tensor:
     -------
     Table of shape (n_clusters, n_groups) that sums to one.
     """
-    table = global_sum(proba.float().T @ onehot.float())
+    proba = wide(proba)
+    table = global_sum(proba.T @ onehot.to(proba.dtype))
     return table / table.sum().clamp_min(EPS)
 
 
@@ -60,5 +66,5 @@ def mutual_information(joint: Tensor) -> Tensor:
 
 def assignment_entropy(proba: Tensor, weights: Tensor | None = None) -> Tensor:
     """H(C|X): mean entropy of the soft assignments, shape (n_cells, n_clusters) to a number."""
-    proba = proba.float()
+    proba = wide(proba)
     return global_mean(-(proba * proba.clamp_min(EPS).log()).sum(1), weights)

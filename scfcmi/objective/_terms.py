@@ -8,7 +8,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._information import EPS, assignment_entropy, entropy, global_mean, global_sum, joint_table, mutual_information
+from ._information import (
+    EPS,
+    assignment_entropy,
+    entropy,
+    global_mean,
+    global_sum,
+    joint_table,
+    mutual_information,
+    wide,
+)
 
 # Up to so many groups, one product for each is the quicker way to sums by group.
 FEW_GROUPS = 16
@@ -52,7 +61,7 @@ def fcmi_terms(
     by_factor = {f"i_gc_{name}": mutual_information(table @ levels) for name, (levels, _) in (factors or {}).items()}
     total = sum(weight * by_factor[f"i_gc_{name}"] for name, (_, weight) in (factors or {}).items())
     return {
-        "reconstruction": global_mean((x.float() - decoded.float()).square().mean(1), weights),
+        "reconstruction": global_mean((wide(x) - wide(decoded)).square().mean(1), weights),
         "h_c": h_c,
         "h_c_given_x": h_c_given_x,
         "i_gc": total if isinstance(total, Tensor) else joint,
@@ -101,7 +110,7 @@ def leakage_term(h: Tensor, proba: Tensor, indicators: Tensor, weights: Tensor) 
     -------
     Mean squared distance between the centre of a group and that of all groups in a cluster, over cells.
     """
-    mass, total = (global_sum(part) for part in _sums(proba.float() * weights[:, None], h.float(), indicators))
+    mass, total = (global_sum(part) for part in _sums(wide(proba) * weights[:, None], wide(h), indicators))
     of_group = total / mass.clamp_min(EPS)[..., None]
     of_all = total.sum(0) / mass.sum(0).clamp_min(EPS)[:, None]
     return (mass * (of_group - of_all).square().sum(2)).sum() / mass.sum().clamp_min(EPS)
@@ -113,7 +122,7 @@ def _sums(share: Tensor, h: Tensor, indicators: Tensor) -> tuple[Tensor, Tensor]
     Both ways are repeatable on GPUs, as adding by index is not; the cost of the second does not depend on their number.
     """
     if indicators.shape[1] <= FEW_GROUPS:
-        of_group = indicators.float().T[:, :, None] * share
+        of_group = indicators.to(share.dtype).T[:, :, None] * share
         return of_group.sum(1), (of_group.transpose(1, 2).flatten(0, 1) @ h).view(*of_group.shape[::2], -1)
     order = torch.argsort(indicators.argmax(1), stable=True)
     lengths = indicators.sum(0).long()
@@ -141,6 +150,6 @@ def consensus_terms(
     `alignment`, 1 − cos(h, target), and `consensus`, the cross-entropy between the two assignments.
     """
     return {
-        "alignment": global_mean(1 - (h.float() * target_h).sum(1), weights),
-        "consensus": global_mean(-(target_proba * proba.float().clamp_min(EPS).log()).sum(1), weights),
+        "alignment": global_mean(1 - (wide(h) * target_h).sum(1), weights),
+        "consensus": global_mean(-(target_proba * wide(proba).clamp_min(EPS).log()).sum(1), weights),
     }

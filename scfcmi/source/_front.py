@@ -6,11 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import scipy.sparse as sp
+import torch
 from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator, svds
+from torch import Tensor
 
 from ._matrix import dense, normalise_rows
 from ._storage import Block
+from ._tensors import product
 
 CLIP = 10.0
 # No cell is brought back to farther than about so many typical lengths from the mean.
@@ -97,11 +100,17 @@ class Front:
 
     def transform(self, block: Block) -> NDArray[np.float32]:
         """Map rows, shape (n_rows, n_columns), to shape (n_rows, n_comps)."""
-        z = self._project(block)
+        return self.transform_on("cpu", block).numpy()
+
+    def transform_on(self, device: torch.device | str, block: Block) -> Tensor:
+        """Map rows on a device, where sparse ones arrive as they are."""
+        weights = torch.from_numpy(self.loadings / self.scale[:, None]).to(device)
+        mean = torch.from_numpy(self.mean).to(device)
+        cap = mean + CLIP * torch.from_numpy(self.scale).to(device) if (self.scale != 1).any() else None
+        z = product(block, weights, cap) - mean @ weights
         if self.height > 0:
-            z = np.column_stack([z, np.full(len(z), self.height * self.length, np.float32)])
-        length = np.linalg.norm(z, axis=1, keepdims=True)
-        return (z * (np.sqrt(self.n_comps) / np.maximum(length, 1e-12))).astype(np.float32)
+            z = torch.cat([z, torch.full_like(z[:, :1], self.height * self.length)], dim=1)
+        return z * (np.sqrt(self.n_comps) / z.norm(dim=1, keepdim=True).clamp_min(1e-12))
 
     def inverse(self, z: NDArray[np.float32]) -> NDArray[np.float32]:
         """Map transformed rows, shape (n_rows, n_comps), back to columns, shape (n_rows, n_columns).
@@ -116,12 +125,6 @@ class Front:
         else:
             z = z * (self.length / np.sqrt(self.n_comps))
         return ((z @ self.loadings.T) * self.scale + self.mean).astype(np.float32)
-
-    def _project(self, block: Block) -> NDArray[np.float32]:
-        if (self.scale != 1).any():
-            block = _clip(block, self.mean, self.scale)
-        weights = self.loadings / self.scale[:, None]
-        return np.asarray(block @ weights) - self.mean @ weights
 
 
 def _moments(block: Block) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -122,7 +122,7 @@ def correct(
         msg = f"sparse_threshold={sparse_threshold} must be a number from 0."
         raise ValueError(msg)
     source, _ = select_source(adata, layer=layer, mask_var=None)
-    proba = model._fine_proba(embedding)
+    proba = model._fine_proba(embedding).cpu().numpy()
     # All genes of few groups at once, or as many at a time as fit.
     width = max(1, EFFECTS // (groups.n * proba.shape[1]))
     corrected = [

@@ -108,7 +108,8 @@ def fair_cluster(
         and end with it; in a program that was started by `torchrun`, the processes that it started are used, and each
         of them gets the same result.
     precision
-        Lightning Fabric's precision, for example `"32-true"` or `"bf16-mixed"`.
+        Lightning Fabric's precision: `"32-true"`, `"bf16-mixed"`, `"16-mixed"`, or `"64-true"`, in which results do not
+        depend on the number of processes.
     max_epochs
         Passes over the training cells; the preset's rule when absent.
     batch_size

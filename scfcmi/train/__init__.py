@@ -15,7 +15,7 @@ from ._draws import Draw, representative_draw
 from ._merge import MergeTree, merge_tree, suggest_n_clusters
 from ._processes import train_in_processes
 from ._settings import PRESETS, Preset, Settings
-from ._trainer import Record, Targets, default_epochs, embed_all, epoch_bar, train
+from ._trainer import Record, Targets, default_epochs, embed, embed_all, epoch_bar, train
 
 __all__ = [
     "PRESETS",
@@ -28,6 +28,7 @@ __all__ = [
     "check_checkpoint",
     "check_devices",
     "default_epochs",
+    "embed",
     "embed_all",
     "epoch_bar",
     "is_first_process",

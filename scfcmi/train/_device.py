@@ -16,7 +16,7 @@ from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvir
 from lightning_fabric.strategies.ddp import DDPStrategy
 from threadpoolctl import threadpool_limits
 
-PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "64-true")
 # What torchrun tells the processes that it starts.
 LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
@@ -135,6 +135,9 @@ def make_joint_fabric(device: str, precision: str, *, skips_parameters: bool) ->
 def _fabric(precision: str, **place: Any) -> Fabric:
     if precision not in PRECISIONS:
         msg = f"precision={precision!r} is unknown: use one of {list(PRECISIONS)}."
+        raise ValueError(msg)
+    if precision == "64-true" and place["accelerator"] == "mps":
+        msg = "precision='64-true' is not possible with device='mps'. Use device='cpu'."
         raise ValueError(msg)
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     with warnings.catch_warnings():

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from scfcmi.objective import consensus_terms, continuous_terms, fcmi_terms, leakage_term
 from scfcmi.source import Continuous, Groups, MatrixSource
-from scfcmi.source._matrix import dense
+from scfcmi.source._tensors import as_tensor, dense_tensor
 
 from ._batches import count_batches, stratified_batches
 from ._centres import kmeans_centres
@@ -31,6 +31,10 @@ if TYPE_CHECKING:
 # Optimiser steps that the default number of epochs amounts to, and bounds that keep it sensible at both ends.
 TARGET_STEPS = 400
 MIN_EPOCHS, MAX_EPOCHS = 20, 150
+# Rows that go through the network at once outside of training.
+PIECE = 8192
+# Training rows that would take no more than this when dense are kept on the device.
+RESIDENT_BYTES = 64 * 2**20
 
 # Called with the loss terms of every epoch.
 Tell: TypeAlias = Callable[[dict[str, float]], None]
@@ -95,7 +99,7 @@ def train(
     Parameters
     ----------
     net
-        An :class:`~scfcmi.model._networks.FCMINet`; trained in place and left on the device of `fabric`.
+        An :class:`~scfcmi.model._networks.FCMINet`; trained in place and left on the device of `fabric`, in float32.
     source
         Rows to train on.
     groups
@@ -152,12 +156,10 @@ def train(
         warm = epoch < settings.warmup_epochs
         if targets is None and not warm:
             _refresh_centres(state, source, fabric, random_state)
-        sums: dict[str, float] = {}
-        for rows, weights in stratified_batches(codes, settings.batch_size, rng):
-            for name, value in step(rows, weights, warm=warm).items():
-                sums[name] = sums.get(name, 0.0) + value / n_batches
-        # What processes decide by is the same number in all of them.
-        sums = fabric.broadcast(sums)
+        batches = stratified_batches(codes, settings.batch_size, rng)
+        taken = [step(rows, weights, warm=warm) for rows, weights in batches]
+        # Numbers leave the device once an epoch; what processes decide by is the same one in all of them.
+        sums = fabric.broadcast(_means(taken))
         if not math.isfinite(sums["loss"]):
             msg = (
                 f"The loss became {sums['loss']} in epoch {epoch + 1}. Check the input for extreme values, "
@@ -171,6 +173,7 @@ def train(
                 tell(state.history[-1])
             if keeper is not None:
                 keeper.write(state, last=stop or epoch + 1 == n_epochs)
+    net.float()
     reason = f"no improvement of the loss in {settings.patience} epochs" if stop else f"ran all {n_epochs} epochs"
     history = {name: np.array([row[name] for row in state.history]) for name in state.history[0]}
     return Record(history, len(state.history), reason)
@@ -214,6 +217,12 @@ def _resume(
     return keeper
 
 
+def _means(terms: list[dict[str, Tensor]]) -> dict[str, float]:
+    """Every term averaged over the steps."""
+    values = torch.stack([torch.stack(list(row.values())) for row in terms]).cpu().double().mean(0)
+    return dict(zip(terms[0], values.tolist(), strict=True))
+
+
 def _refresh_centres(state: State, source: MatrixSource, fabric: Fabric, random_state: int) -> None:
     """Set the centres to those of k-means, which one process runs for all."""
     net, centres = state.net, None
@@ -227,7 +236,7 @@ def _refresh_centres(state: State, source: MatrixSource, fabric: Fabric, random_
 
 
 class _Step:
-    """One optimiser step on one batch."""
+    """One optimiser step on one batch; what it needs lies on the device, and nothing waits for what it computes."""
 
     def __init__(
         self,
@@ -242,33 +251,34 @@ class _Step:
         fabric: Fabric,
     ) -> None:
         self._net, self._optimizer, self._schedule, self._fabric = net, optimizer, schedule, fabric
-        self._source, self._groups, self._settings = source, groups, settings
+        self._source, self._n_groups, self._settings = source, groups.n, settings
+        # Information terms are in float32 even where the network is not, unless it is in float64.
+        self._dtype = torch.float64 if fabric.strategy.precision.precision == "64-true" else torch.float32
+        self._codes = as_tensor(groups.codes, fabric.device)
+        self._resident = None
+        if source.in_memory and 4 * math.prod(source.shape) <= RESIDENT_BYTES:
+            self._resident = dense_tensor(source.rows(slice(None)), fabric.device).to(self._dtype)
         self._target = None
         if targets is not None:
-            self._target = targets.position, fabric.to_device(torch.from_numpy(targets.centres))
-        self._soft_bins = {} if continuous is None else continuous.soft_bins()
-        factors = {
-            factor.name: (fabric.to_device(torch.from_numpy(factor.indicators)), factor.weight)
-            for factor in groups.factors
-        }
+            self._target = self._number(targets.position), self._number(targets.centres)
+        soft_bins = {} if continuous is None else continuous.soft_bins()
+        self._soft_bins = {name: self._number(soft) for name, soft in soft_bins.items()}
+        factors = {factor.name: (self._number(factor.indicators), factor.weight) for factor in groups.factors}
         self._levels = list(factors.values())
         self._factors = factors if len(factors) > 1 else None
 
-    def __call__(self, rows: NDArray[np.int64], weights: NDArray[np.float32], *, warm: bool) -> dict[str, float]:
+    def __call__(self, rows: NDArray[np.int64], weights: NDArray[np.float32], *, warm: bool) -> dict[str, Tensor]:
         self._net.train()
         mine = slice(self._fabric.global_rank, None, self._fabric.world_size)
-        rows, weights = rows[mine], weights[mine]
-        x, codes, weight = (
-            self._fabric.to_device(torch.from_numpy(part))
-            for part in (dense(self._source.rows(rows)), self._groups.codes[rows], weights)
-        )
-        h, proba, decoded = self._net(x, codes, learn_centres=not warm)
-        terms = fcmi_terms(x, decoded, proba, codes, weight, self._groups.n, factors=self._factors)
-        bins = {name: self._fabric.to_device(torch.from_numpy(soft[rows])) for name, soft in self._soft_bins.items()}
-        terms |= continuous_terms(proba, bins, weight)
+        index, weight = as_tensor(rows[mine], self._fabric.device), self._number(weights[mine])
+        codes = self._codes[index]
+        x = self._rows(rows[mine]) if self._resident is None else self._resident[index]
+        h, proba, decoded = (part.to(self._dtype) for part in self._net(x, codes, learn_centres=not warm))
+        terms = fcmi_terms(x, decoded, proba, codes, weight, self._n_groups, factors=self._factors)
+        terms |= continuous_terms(proba, {name: soft[index] for name, soft in self._soft_bins.items()}, weight)
         if self._target is not None:
             aligned, centres = self._target
-            position = self._fabric.to_device(torch.from_numpy(aligned[rows]))
+            position = aligned[index]
             goal = torch.softmax(position @ centres.T / self._settings.temperature, dim=1)
             terms |= consensus_terms(h, proba, position, goal, weight)
         if self._settings.leakage > 0:
@@ -280,7 +290,13 @@ class _Step:
         self._optimizer.step()
         if self._schedule is not None:
             self._schedule.step()
-        return {name: float(value.detach()) for name, value in {"loss": loss, **terms}.items()}
+        return {name: value.detach() for name, value in {"loss": loss, **terms}.items()}
+
+    def _number(self, array: NDArray[np.float32]) -> Tensor:
+        return as_tensor(array, self._fabric.device).to(self._dtype)
+
+    def _rows(self, index: NDArray[np.int64]) -> Tensor:
+        return dense_tensor(self._source.rows(index), self._fabric.device).to(self._dtype)
 
     def _loss(self, terms: dict[str, Tensor], *, warm: bool) -> Tensor:
         settings = self._settings
@@ -297,17 +313,20 @@ class _Step:
         return loss
 
 
-def embed_all(net: FCMINet, source: MatrixSource) -> NDArray[np.float32]:
-    """h of every row, in chunks, shape (n_cells, n_latent)."""
-    device = next(net.parameters()).device
+def embed(net: FCMINet, x: Tensor) -> Tensor:
+    """h of rows on the network's device, outside of training, shape (n_cells, n_latent)."""
     was_training = net.training
     net.eval()
-    parts = []
     with torch.inference_mode():
-        for _, block in source.chunks(8192):
-            parts.append(net.embed(torch.from_numpy(dense(block)).to(device)).float().cpu().numpy())
+        h = torch.cat([net.embed(part.to(net.centres.dtype)).float() for part in x.split(PIECE)])
     net.train(was_training)
-    return np.concatenate(parts)
+    return h
+
+
+def embed_all(net: FCMINet, source: MatrixSource) -> NDArray[np.float32]:
+    """h of every row of a source, in chunks, shape (n_cells, n_latent)."""
+    device = net.centres.device
+    return np.concatenate([embed(net, dense_tensor(block, device)).cpu().numpy() for _, block in source.chunks(PIECE)])
 
 
 class _Stopper:

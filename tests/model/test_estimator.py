@@ -99,7 +99,7 @@ def test_more_cells_than_the_sketch(monkeypatch: pytest.MonkeyPatch) -> None:
     assert adjusted_rand_score(TYPES, model.assignment_.labels) > 0.9
 
 
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "16-mixed"])
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "16-mixed", "64-true"])
 def test_precision(precision: str) -> None:
     model = FCMI(3, precision=precision, standardize=False, **QUICK).fit(X, GROUPS)
     assert model.assignment_.proba.dtype == np.float32

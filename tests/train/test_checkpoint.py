@@ -161,21 +161,21 @@ def epoch_bar(n_epochs, progress_bar):
 
 _estimator.epoch_bar = epoch_bar
 adata = anndata.read_h5ad(sys.argv[1] + "/cells.h5ad")
-scfcmi.tl.fair_cluster(adata, "tech", 3, devices=int(sys.argv[3]), device="cpu", max_epochs=40, batch_size=30,
-                       checkpoint=sys.argv[1] + "/run.safetensors")
+scfcmi.tl.fair_cluster(adata, "tech", 3, devices=int(sys.argv[3]), precision=sys.argv[4], device="cpu", max_epochs=40,
+                       batch_size=30, checkpoint=sys.argv[1] + "/run.safetensors")
 adata.write_h5ad(sys.argv[1] + "/out.h5ad")
 """
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="there is no SIGKILL on this system")
-@pytest.mark.parametrize("devices", [1, 2])
-def test_killed_run_resumes(adata: AnnData, tmp_path: Path, devices: int) -> None:
+@pytest.mark.parametrize(("devices", "precision"), [(1, "32-true"), (2, "64-true")])
+def test_killed_run_resumes(adata: AnnData, tmp_path: Path, devices: int, precision: str) -> None:
     adata.write_h5ad(tmp_path / "cells.h5ad")
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
     def run(last: int) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-c", KILLED, str(tmp_path), str(last), str(devices)]
+        command = [sys.executable, "-c", KILLED, str(tmp_path), str(last), str(devices), precision]
         return subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, timeout=250, check=False)
 
     assert run(10).returncode == -signal.SIGKILL
@@ -186,12 +186,13 @@ def test_killed_run_resumes(adata: AnnData, tmp_path: Path, devices: int) -> Non
         assert 1 < int(again.stdout.split()[0]) <= 10
     resumed = ad.read_h5ad(tmp_path / "out.h5ad")
     assert not (tmp_path / "run.safetensors").exists()
-    whole = fair_cluster(adata, "tech", 3, copy=True, device="cpu", max_epochs=40, batch_size=30, progress_bar=False)
+    options: dict[str, Any] = {"device": "cpu", "max_epochs": 40, "batch_size": 30, "progress_bar": False}
+    whole = fair_cluster(adata, "tech", 3, copy=True, precision=precision, **options)
     assert resumed.obs["fair_cluster"].tolist() == whole.obs["fair_cluster"].tolist()
     if devices == 1:
         np.testing.assert_array_equal(resumed.obsm["X_fair_cluster"], whole.obsm["X_fair_cluster"])
     else:
-        np.testing.assert_allclose(resumed.obsm["X_fair_cluster"], whole.obsm["X_fair_cluster"], atol=1e-3)
+        np.testing.assert_allclose(resumed.obsm["X_fair_cluster"], whole.obsm["X_fair_cluster"], atol=1e-5)
 
 
 # what is refused ----------------------------------------------------------------------------------------------------
