@@ -149,7 +149,8 @@ def ours(adata: ad.AnnData, n_clusters: int, seed: int, *, paper: bool) -> Itera
         copy = adata.copy()
 
         def work(copy: ad.AnnData = copy, k: int | None = k, preset: str = preset) -> Labels:
-            scfcmi.tl.fair_cluster(copy, "batch", k, preset=preset, random_state=seed, device="cpu", progress_bar=False)
+            options = {"preset": preset, "early_stopping": preset == "default", "progress_bar": False}
+            scfcmi.tl.fair_cluster(copy, "batch", k, random_state=seed, device="cpu", **options)
             return copy.obs["fair_cluster"].to_numpy(str)
 
         yield name, *timed(work)

@@ -127,8 +127,10 @@ def _cluster(arguments: argparse.Namespace) -> None:
             random_state=arguments.random_state,
             device=arguments.device,
             devices=arguments.devices,
+            precision=arguments.precision,
             max_epochs=arguments.max_epochs,
             batch_size=arguments.batch_size,
+            early_stopping=arguments.early_stopping,
             checkpoint=arguments.checkpoint,
             return_model=True,
         )
@@ -375,6 +377,18 @@ def _add_cluster(commands: argparse._SubParsersAction, common: argparse.Argument
     )
     cluster.add_argument("--batch-size", type=int, metavar="N", help="cells per training step (default: the preset's)")
     _add_run_options(cluster)
+    cluster.add_argument(
+        "--no-early-stopping",
+        dest="early_stopping",
+        action="store_false",
+        help="run all epochs even when the loss has settled",
+    )
+    cluster.add_argument(
+        "--precision",
+        default="32-true",
+        help="32-true, bf16-mixed, 16-mixed, or 64-true, in which the number of devices does not show "
+        "(default: %(default)s)",
+    )
     cluster.add_argument(
         "--devices",
         type=int,

@@ -155,13 +155,13 @@ def test_every_option_reaches_the_function(cells: Path, tmp_path: Path, stub: li
     options = (
         "--n-clusters 7 --label-key cell_type --layer counts --preset paper --key-added mine --random-state 5 "
         "--device cpu --max-epochs 9 --batch-size 64 --fairness 0.25 --mask-var mine --overwrite "
-        "--devices 2 --checkpoint run.safetensors --continuous-keys depth mito"
+        "--devices 2 --checkpoint run.safetensors --continuous-keys depth mito --precision 64-true --no-early-stopping"
     )
     assert main(["cluster", str(cells), "--sensitive-key", "tech", "-o", out, *options.split()]) == 0
     plain, full = stub
     assert plain["n_clusters"] is plain["fairness"] is plain["max_epochs"] is plain["use_rep"] is None
     assert (plain["preset"], plain["key_added"], plain["random_state"]) == ("default", "fair_cluster", 0)
-    assert plain["mask_var"] == "highly_variable"
+    assert (plain["mask_var"], plain["precision"], plain["early_stopping"]) == ("highly_variable", "32-true", True)
     assert full == {
         "sensitive_key": ["tech"],
         "n_clusters": 7,
@@ -179,6 +179,8 @@ def test_every_option_reaches_the_function(cells: Path, tmp_path: Path, stub: li
         "checkpoint": Path("run.safetensors"),
         "max_epochs": 9,
         "batch_size": 64,
+        "precision": "64-true",
+        "early_stopping": False,
         "return_model": True,
     }
     assert "mine" in ad.read_h5ad(out).obs

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from numbers import Integral
 from typing import Any, Self
 
@@ -113,6 +113,8 @@ class FCMI:
         Passes over the training cells; the preset's rule when absent.
     batch_size
         Cells per step; the preset's value when absent.
+    early_stopping
+        Whether epochs end once the loss has settled; with the paper preset, once its information terms have.
     standardize
         Whether columns are brought to unit variance first: yes for genes, no for a representation such as principal
         components. The paper preset never does.
@@ -147,6 +149,7 @@ class FCMI:
         precision: str = "32-true",
         max_epochs: int | None = None,
         batch_size: int | None = None,
+        early_stopping: bool = True,
         standardize: bool = True,
         progress_bar: bool | None = None,
         checkpoint: str | os.PathLike[str] | None = None,
@@ -161,6 +164,7 @@ class FCMI:
         self.precision = precision
         self.max_epochs = max_epochs
         self.batch_size = batch_size
+        self.early_stopping = early_stopping
         self.standardize = standardize
         self.progress_bar = progress_bar
         self.checkpoint = checkpoint
@@ -318,7 +322,7 @@ class FCMI:
         source.settle()
         if self.n_clusters is None:
             unset = ("fairness", "max_epochs", "batch_size", "checkpoint")
-            params = self.get_params() | {"preset": "default"} | dict.fromkeys(unset)
+            params = self.get_params() | {"preset": "default", "early_stopping": True} | dict.fromkeys(unset)
             chooser = FCMI(**params).fit(source, self.groups_, continuous=values)
             self.n_clusters_, self.n_clusters_evidence_ = chooser.n_clusters_, chooser.n_clusters_evidence_
         else:
@@ -644,6 +648,8 @@ class FCMI:
         settings = PRESETS[self.preset].with_changes(
             **{name: None if value is None else int(value) for name, value in schedule.items()}, fairness=self.fairness
         )
+        if not self.early_stopping:
+            settings = replace(settings, patience=None)
         n_training = min(n_cells, settings.sketch_size) if settings.consensus else n_cells
         return settings.with_changes(max_epochs=settings.max_epochs or default_epochs(n_training, settings.batch_size))
 

@@ -51,13 +51,14 @@ PARAMS: dict[str, tuple[type, ...]] = {
     "precision": (str,),
     "max_epochs": (int, type(None)),
     "batch_size": (int, type(None)),
+    "early_stopping": (bool,),
     "standardize": (bool,),
     "progress_bar": (bool, type(None)),
     # A model on disk is complete: there is nothing to resume.
     "checkpoint": (type(None),),
 }
 # Arguments, and parts of the description, that came after files of this version were first written.
-LATER_PARAMS = ("sensitive_weight", "devices", "checkpoint")
+LATER_PARAMS = ("sensitive_weight", "devices", "early_stopping", "checkpoint")
 LATER_FIELDS = ("factors",)
 SIZES = ("n_features", "n_input", "n_latent", "n_centres", "n_clusters", "n_anchors")
 FIELDS = (

@@ -54,6 +54,7 @@ def fair_cluster(
     precision: str = "32-true",
     max_epochs: int | None = None,
     batch_size: int | None = None,
+    early_stopping: bool = True,
     progress_bar: bool | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     return_model: bool = False,
@@ -114,6 +115,8 @@ def fair_cluster(
         Passes over the training cells; the preset's rule when absent.
     batch_size
         Cells per step; the preset's value when absent.
+    early_stopping
+        Whether they end before that once the loss has settled; with `preset="paper"`, once its information terms have.
     progress_bar
         Show one; when absent, only in a terminal.
     checkpoint
@@ -198,6 +201,7 @@ def fair_cluster(
             precision=precision,
             max_epochs=max_epochs,
             batch_size=batch_size,
+            early_stopping=early_stopping,
             standardize=use_rep is None or use_rep == "X",
             progress_bar=progress_bar,
             checkpoint=files.get(seed),

@@ -147,10 +147,10 @@ def train(
     if checkpoint is not None:
         keeper = _resume(checkpoint, mark, source, targets, state, fabric)
     step = _Step(wrapped, wrapped_optimizer, schedule, source, groups, continuous, targets, settings, fabric)
-    stopper = _Stopper(settings.patience)
+    stopper = _Stopper(settings)
     stop = False
     for row in state.history[settings.warmup_epochs :]:
-        stop = stopper.should_stop(row["loss"])
+        stop = stopper.should_stop(row)
     while not stop and len(state.history) < n_epochs:
         epoch = len(state.history)
         warm = epoch < settings.warmup_epochs
@@ -167,14 +167,14 @@ def train(
             )
             raise FloatingPointError(msg)
         state.history.append({"epoch": float(epoch + 1), **sums})
-        stop = not warm and stopper.should_stop(sums["loss"])
+        stop = not warm and stopper.should_stop(sums)
         if fabric.global_rank == 0:
             if tell is not None:
                 tell(state.history[-1])
             if keeper is not None:
                 keeper.write(state, last=stop or epoch + 1 == n_epochs)
     net.float()
-    reason = f"no improvement of the loss in {settings.patience} epochs" if stop else f"ran all {n_epochs} epochs"
+    reason = stopper.reason if stop else f"ran all {n_epochs} epochs"
     history = {name: np.array([row[name] for row in state.history]) for name in state.history[0]}
     return Record(history, len(state.history), reason)
 
@@ -330,18 +330,27 @@ def embed_all(net: FCMINet, source: MatrixSource) -> NDArray[np.float32]:
 
 
 class _Stopper:
-    """Stops when the smoothed loss has not improved for a while."""
+    """Stops when the smoothed loss, or the part of it that makes the clusters, has not improved for a while."""
 
-    def __init__(self, patience: int | None) -> None:
-        self._patience = patience
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
         self._best, self._since, self._smooth = math.inf, 0, math.nan
 
-    def should_stop(self, loss: float) -> bool:
-        if self._patience is None:
+    @property
+    def reason(self) -> str:
+        what = "loss" if self._settings.consensus else "information terms"
+        return f"no improvement of the {what} in {self._settings.patience} epochs"
+
+    def should_stop(self, terms: dict[str, float]) -> bool:
+        """Take note of an epoch's terms."""
+        settings, value = self._settings, terms["loss"]
+        if settings.patience is None:
             return False
-        self._smooth = loss if math.isnan(self._smooth) else 0.7 * self._smooth + 0.3 * loss
-        if self._smooth < self._best - 1e-3 * abs(self._best if math.isfinite(self._best) else 1.0):
+        if not settings.consensus:
+            value -= settings.reconstruction * terms["reconstruction"]
+        self._smooth = value if math.isnan(self._smooth) else 0.7 * self._smooth + 0.3 * value
+        if self._smooth < self._best - settings.tolerance * abs(self._best if math.isfinite(self._best) else 1.0):
             self._best, self._since = self._smooth, 0
         else:
             self._since += 1
-        return self._since >= self._patience
+        return self._since >= settings.patience

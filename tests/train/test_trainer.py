@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -79,15 +80,30 @@ def test_stops_when_nothing_improves() -> None:
 
 
 def test_stopper_counts_from_the_best() -> None:
-    stopper = _Stopper(3)
-    assert not any(stopper.should_stop(loss) for loss in (5.0, 4.0, 3.0, 2.0))
-    assert [stopper.should_stop(50.0) for _ in range(3)] == [False, False, True]
-    improving = _Stopper(1)
-    assert not any(improving.should_stop(0.5**i) for i in range(40))
-    negative = _Stopper(1)
-    assert not any(negative.should_stop(-float(i)) for i in range(1, 40))
-    never = _Stopper(None)
-    assert not any(never.should_stop(1.0) for _ in range(100))
+    def stops(patience: int | None, losses: Iterable[float]) -> list[bool]:
+        stopper = _Stopper(replace(SMALL, patience=patience))
+        return [stopper.should_stop({"loss": loss}) for loss in losses]
+
+    assert stops(3, (5.0, 4.0, 3.0, 2.0, 50.0, 50.0, 50.0)) == [False] * 6 + [True]
+    assert not any(stops(1, (0.5**i for i in range(40))))
+    assert not any(stops(1, (-float(i) for i in range(1, 40))))
+    assert not any(stops(None, [1.0] * 100))
+
+
+def test_published_schedule_ends_when_information_has_settled() -> None:
+    settings = replace(
+        PRESETS["paper"], hidden=(16, 8), n_shared=1, batch_size=30, max_epochs=200, warmup_epochs=2, alpha=1.0
+    )
+    record, _ = run(settings)
+    assert record.reason == "no improvement of the information terms in 20 epochs"
+    assert 22 < record.epochs < 200
+    information = record.history["i_xc_given_g"]
+    best = information[: record.epochs - 20].max()
+    assert information[-20:].mean() < best + 0.02 * abs(best)
+    # Reconstruction alone would have gone on.
+    assert record.history["reconstruction"][-1] < 0.95 * record.history["reconstruction"][-20]
+    longer, _ = run(replace(settings, patience=None, max_epochs=record.epochs + 5))
+    assert longer.epochs == record.epochs + 5
 
 
 def test_infinite_loss_is_an_error() -> None:
@@ -155,7 +171,7 @@ def test_presets_as_documented() -> None:
     assert (paper.alpha, paper.beta, paper.temperature, paper.learning_rate) == (0.04, 0.20, 0.1, 1e-3)
     assert (paper.max_epochs, paper.warmup_epochs, paper.batch_size) == (300, 20, 512)
     assert paper.hidden == (1024, 1024, 512, 256)
-    assert (paper.consensus, paper.patience, paper.reconstruction) == (False, None, 1.0)
+    assert (paper.consensus, paper.patience, paper.reconstruction) == (False, 20, 1.0)
     assert paper.independence == 0.20
     assert paper.with_changes(fairness=0.5).independence == pytest.approx(0.1)
 
