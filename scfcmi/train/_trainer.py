@@ -123,7 +123,8 @@ def train(
     assert n_epochs is not None
     codes = groups.codes
     n_batches = count_batches(len(codes), settings.batch_size)
-    optimizer = torch.optim.Adam(net.parameters(), lr=settings.learning_rate)
+    fused = fabric.device.type in ("cpu", "cuda")
+    optimizer = torch.optim.Adam(net.parameters(), lr=settings.learning_rate, fused=fused)
     schedule = None
     if settings.one_cycle:
         schedule = torch.optim.lr_scheduler.OneCycleLR(

@@ -142,7 +142,7 @@ import sys, numpy as np, torch
 from scfcmi.source import MatrixSource
 from scfcmi.train import make_fabric, make_joint_fabric, launched_processes, train
 from tests.train.test_processes import GROUPS, PUBLISHED, X, make_net
-torch.optim.Adam = lambda parameters, lr: torch.optim.SGD(parameters, lr=lr)
+torch.optim.Adam = lambda parameters, lr, fused: torch.optim.SGD(parameters, lr=lr)
 joint = launched_processes() > 1
 fabric = make_joint_fabric("cpu", "32-true", skips_parameters=True) if joint else make_fabric("cpu", "32-true")
 net = make_net()
