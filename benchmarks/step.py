@@ -4,14 +4,15 @@
 
 First table: a default fit, by part. Second table: one step of either preset, by part, beside its limit: the larger of
 its floating point operations over the rate of a large matrix product, and of the bytes that it has to move (weights,
-gradients, optimiser state, activations) over the rate of a large copy, both measured on the same device just before.
+gradients, optimiser state, activations) over the rate of a large copy, both measured on the same device just before,
+in float32. On the CPU, seconds of a step are those of the processor, on one thread.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from unittest.mock import patch
@@ -23,7 +24,7 @@ from slopes import simulate
 import scfcmi
 from scfcmi.model import _estimator
 from scfcmi.model._networks import FCMINet
-from scfcmi.objective import consensus_terms, fcmi_terms
+from scfcmi.objective import consensus_terms, fcmi_terms, leakage_term
 from scfcmi.train import PRESETS, Preset
 
 HERE = Path(__file__).resolve().parent
@@ -72,16 +73,18 @@ def fit_by_part(n_cells: int, n_genes: int, device: str) -> pd.Series:
     return pd.Series(seconds | {"the rest: projection, labels of all cells, writing": total - sum(seconds.values())})
 
 
-def per_call(work: Callable[[], object], device: str, repeats: int = 50) -> float:
-    """Seconds of one call, the fastest of a few rounds."""
-    best = float("inf")
-    for _ in range(5):
-        synchronise(device)
-        start = time.perf_counter()
-        for _ in range(repeats // 5):
-            work()
-        synchronise(device)
-        best = min(best, (time.perf_counter() - start) / (repeats // 5))
+def per_call(works: Sequence[Callable[[], object]], device: str, repeats: int = 10) -> list[float]:
+    """Seconds of one call of each, the fastest of a few rounds in which they take turns."""
+    clock = time.process_time if device == "cpu" else time.perf_counter
+    best = [float("inf")] * len(works)
+    for _ in range(7):
+        for i, work in enumerate(works):
+            synchronise(device)
+            start = clock()
+            for _ in range(repeats):
+                work()
+            synchronise(device)
+            best[i] = min(best[i], (clock() - start) / repeats)
     return best
 
 
@@ -94,13 +97,15 @@ def ceilings(device: str) -> tuple[float, float]:
     """Floating point operations and bytes per second that the device reaches."""
     n = 1024 if device == "cpu" else 8192
     a = torch.randn(n, n, device=device)
-    flops = 2 * n**3 / per_call(lambda: a @ a, device, 10)
     b = torch.randn(2**24 if device == "cpu" else 2**28, device=device)
     c = torch.empty_like(b)
-    return flops, 2 * b.nbytes / per_call(lambda: c.copy_(b), device, 10)
+    product, copy = per_call([lambda: a @ a, lambda: c.copy_(b)], device, 3)
+    return 2 * n**3 / product, 2 * b.nbytes / copy
 
 
-def step_by_part(preset: Preset, n_input: int, n_groups: int, n_centres: int, device: str) -> dict[str, float]:
+def step_by_part(
+    preset: Preset, precision: str, n_input: int, n_groups: int, n_centres: int, device: str
+) -> dict[str, float]:
     """Milliseconds of a step's parts, and the two limits."""
     settings = PRESETS[preset]
     n_latent = n_input if settings.consensus else n_centres
@@ -113,7 +118,7 @@ def step_by_part(preset: Preset, n_input: int, n_groups: int, n_centres: int, de
         n_shared=settings.n_shared,
         temperature=settings.temperature,
     ).to(device)
-    optimizer = torch.optim.Adam(net.parameters(), lr=settings.learning_rate)
+    optimizer = torch.optim.Adam(net.parameters(), lr=settings.learning_rate, fused=True)
     n = settings.batch_size
     x = torch.randn(n, n_input, device=device)
     codes = torch.arange(n, device=device) % n_groups
@@ -121,14 +126,19 @@ def step_by_part(preset: Preset, n_input: int, n_groups: int, n_centres: int, de
     position = torch.nn.functional.normalize(torch.randn(n, n_latent, device=device), dim=1)
     goal = torch.softmax(torch.randn(n, n_centres, device=device), dim=1)
 
+    indicators = torch.eye(n_groups, device=device)[codes]
+    half = torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16-mixed")
+
     def forward() -> tuple[torch.Tensor, ...]:
-        return net(x, codes)
+        with half:
+            return net(x, codes)
 
     def loss() -> torch.Tensor:
-        h, proba, decoded = forward()
+        h, proba, decoded = (part.float() for part in forward())
         terms = fcmi_terms(x, decoded, proba, codes, weight, n_groups)
         if settings.consensus:
             terms |= consensus_terms(h, proba, position, goal, weight)
+            terms["leakage"] = leakage_term(h, proba, indicators, weight)
         return sum(terms.values(), torch.zeros((), device=device))
 
     def backward() -> None:
@@ -140,7 +150,7 @@ def step_by_part(preset: Preset, n_input: int, n_groups: int, n_centres: int, de
         optimizer.step()
 
     whole()
-    times = [per_call(part, device) for part in (forward, loss, backward, whole)]
+    times = per_call([forward, loss, backward, whole], device, 20 if settings.consensus else 2)
     flops_rate, bytes_rate = ceilings(device)
     weights = sum(p.numel() for p in net.parameters())
     used = weights if settings.n_shared is None else weights_used(net)
@@ -177,9 +187,11 @@ def main() -> None:
     parts = fit_by_part(arguments.cells, arguments.genes, arguments.device)
     if arguments.device == "cpu":
         torch.set_num_threads(1)  # as in a default fit
+    sizes: dict[Preset, tuple[int, int, int]] = {"default": (31, 2, 60), "paper": (arguments.genes, 2, 10)}
     steps = {
-        "default": step_by_part("default", 31, 2, 60, arguments.device),
-        "paper": step_by_part("paper", arguments.genes, 2, 10, arguments.device),
+        f"{preset}, {precision}": step_by_part(preset, precision, *size, arguments.device)
+        for preset, size in sizes.items()
+        for precision in ("32-true", "bf16-mixed")
     }
     lines = [
         "# Where the time goes",
@@ -189,16 +201,17 @@ def main() -> None:
         + "\n".join(f"| {name} | {taken:.2f} | {taken / parts.sum():.0%} |" for name, taken in parts.items()),
         "One step of 512 cells, in milliseconds:",
         "| preset | "
-        + " | ".join(steps["default"])
+        + " | ".join(steps["default, 32-true"])
         + " |\n| --- |"
-        + " ---: |" * len(steps["default"])
+        + " ---: |" * len(steps["default, 32-true"])
         + "\n"
         + "\n".join(
             f"| {name} | " + " | ".join(f"{v:.2f}" for v in step.values()) + " |" for name, step in steps.items()
         ),
     ]
     arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "step.md").write_text("\n\n".join(lines) + "\n")
+    name = "step.md" if arguments.device == "cpu" else "step_gpu.md"
+    (arguments.out / name).write_text("\n\n".join(lines) + "\n")
     print("\n\n".join(lines))
 
 

@@ -92,7 +92,7 @@ def fair_cluster(
     label_key
         Column of `obs` with curated labels. They are used for scoring alone, never in training.
     preset
-        `"default"`, or `"paper"`.
+        `"default"`, or `"paper"`, whose 300 epochs end early unless `early_stopping=False`.
     fairness
         From 0, cluster only, to 1, independence of clusters and groups; the preset's own value when absent.
     key_added
