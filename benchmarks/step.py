@@ -1,16 +1,18 @@
 """Where the time of a fit and of one training step goes, and how far a step is from what the machine allows.
 
-    python benchmarks/step.py [--cells 20000] [--genes 2000] [--device cpu] [--out DIR]
+    python benchmarks/step.py [--cells 20000] [--genes 2000] [--device cpu] [--compile] [--out DIR]
 
 First table: a default fit, by part. Second table: one step of either preset, by part, beside its limit: the larger of
 its floating point operations over the rate of a large matrix product, and of the bytes that it has to move (weights,
 gradients, optimiser state, activations) over the rate of a large copy, both measured on the same device just before,
-in float32. On the CPU, seconds of a step are those of the processor, on one thread.
+in float32. On the CPU, seconds of a step are those of the processor, on one thread. With `--compile`, also what
+`torch.compile` takes and brings, which on a GPU includes CUDA graphs; it needs a C++ compiler.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -104,9 +106,9 @@ def ceilings(device: str) -> tuple[float, float]:
 
 
 def step_by_part(
-    preset: Preset, precision: str, n_input: int, n_groups: int, n_centres: int, device: str
+    preset: Preset, precision: str, n_input: int, n_groups: int, n_centres: int, device: str, *, compiled: bool = False
 ) -> dict[str, float]:
-    """Milliseconds of a step's parts, and the two limits."""
+    """Milliseconds of a step's parts, the two limits, and seconds that the first step took, compiled or not."""
     settings = PRESETS[preset]
     n_latent = n_input if settings.consensus else n_centres
     net = FCMINet(
@@ -141,16 +143,20 @@ def step_by_part(
             terms["leakage"] = leakage_term(h, proba, indicators, weight)
         return sum(terms.values(), torch.zeros((), device=device))
 
+    objective = torch.compile(loss, mode=None if device == "cpu" else "reduce-overhead") if compiled else loss
+
     def backward() -> None:
         optimizer.zero_grad()
-        loss().backward()
+        objective().backward()
 
     def whole() -> None:
         backward()
         optimizer.step()
 
+    start = time.perf_counter()
     whole()
-    times = per_call([forward, loss, backward, whole], device, 20 if settings.consensus else 2)
+    first = time.perf_counter() - start
+    times = per_call([forward, objective, backward, whole], device, 20 if settings.consensus else 2)
     flops_rate, bytes_rate = ceilings(device)
     weights = sum(p.numel() for p in net.parameters())
     used = weights if settings.n_shared is None else weights_used(net)
@@ -167,6 +173,7 @@ def step_by_part(
         "step": ms[3],
         "limit by operations": 1000 * flops / flops_rate,
         "limit by bytes": 1000 * n_bytes / bytes_rate,
+        "first step, s": first,
     }
 
 
@@ -182,6 +189,7 @@ def main() -> None:
     parser.add_argument("--cells", type=int, default=20_000)
     parser.add_argument("--genes", type=int, default=2000)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--compile", action="store_true")
     parser.add_argument("--out", type=Path, default=HERE / "results")
     arguments = parser.parse_args()
     parts = fit_by_part(arguments.cells, arguments.genes, arguments.device)
@@ -193,6 +201,11 @@ def main() -> None:
         for preset, size in sizes.items()
         for precision in ("32-true", "bf16-mixed")
     }
+    if arguments.compile:
+        compiled = step_by_part("default", "32-true", *sizes["default"], arguments.device, compiled=True)
+        # Parts of a compiled step are not to be had one by one.
+        parts_of_it = dict.fromkeys(("forward", "objective", "backward", "optimiser"), math.nan)
+        steps["default, 32-true, compiled"] = compiled | parts_of_it
     lines = [
         "# Where the time goes",
         f"Made by `benchmarks/step.py` on device {arguments.device}.",
@@ -206,7 +219,8 @@ def main() -> None:
         + " ---: |" * len(steps["default, 32-true"])
         + "\n"
         + "\n".join(
-            f"| {name} | " + " | ".join(f"{v:.2f}" for v in step.values()) + " |" for name, step in steps.items()
+            f"| {name} | " + " | ".join("" if math.isnan(v) else f"{v:.2f}" for v in step.values()) + " |"
+            for name, step in steps.items()
         ),
     ]
     arguments.out.mkdir(parents=True, exist_ok=True)
