@@ -104,6 +104,9 @@ class Front:
 
     def transform_on(self, device: torch.device | str, block: Block) -> Tensor:
         """Map rows on a device, where sparse ones arrive as they are."""
+        if torch.device(device).type == "mps":
+            # Not every version of PyTorch can sum selected rows there.
+            return self.transform_on("cpu", block).to(device)
         weights = torch.from_numpy(self.loadings / self.scale[:, None]).to(device)
         mean = torch.from_numpy(self.mean).to(device)
         cap = mean + CLIP * torch.from_numpy(self.scale).to(device) if (self.scale != 1).any() else None

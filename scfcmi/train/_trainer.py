@@ -23,6 +23,7 @@ from scfcmi.source._tensors import as_tensor, dense_tensor
 from ._batches import count_batches, stratified_batches
 from ._centres import kmeans_centres
 from ._checkpoint import Checkpoint, Fingerprint, State, fingerprint
+from ._rows import DeviceRows
 from ._settings import Settings
 
 if TYPE_CHECKING:
@@ -33,8 +34,6 @@ TARGET_STEPS = 400
 MIN_EPOCHS, MAX_EPOCHS = 20, 150
 # Rows that go through the network at once outside of training.
 PIECE = 8192
-# Training rows that would take no more than this when dense are kept on the device.
-RESIDENT_BYTES = 64 * 2**20
 
 # Called with the loss terms of every epoch.
 Tell: TypeAlias = Callable[[dict[str, float]], None]
@@ -147,7 +146,9 @@ def train(
     keeper = None
     if checkpoint is not None:
         keeper = _resume(checkpoint, mark, source, targets, state, fabric)
-    step = _Step(wrapped, wrapped_optimizer, schedule, source, groups, continuous, targets, settings, fabric)
+    step = _Step(wrapped, wrapped_optimizer, schedule, groups, continuous, targets, settings, fabric)
+    device_rows = DeviceRows(source, fabric.device, step.dtype)
+    mine = slice(fabric.global_rank, None, fabric.world_size)
     stopper = _Stopper(settings)
     stop = False
     for row in state.history[settings.warmup_epochs :]:
@@ -157,8 +158,8 @@ def train(
         warm = epoch < settings.warmup_epochs
         if targets is None and not warm:
             _refresh_centres(state, source, fabric, random_state)
-        batches = stratified_batches(codes, settings.batch_size, rng)
-        taken = [step(rows, weights, warm=warm) for rows, weights in batches]
+        batches = ((rows[mine], w[mine]) for rows, w in stratified_batches(codes, settings.batch_size, rng))
+        taken = [step(*batch, warm=warm) for batch in device_rows.walk(batches)]
         # Numbers leave the device once an epoch; what processes decide by is the same one in all of them.
         sums = fabric.broadcast(_means(taken))
         if not math.isfinite(sums["loss"]):
@@ -244,7 +245,6 @@ class _Step:
         net: nn.Module,
         optimizer: torch.optim.Optimizer,
         schedule: torch.optim.lr_scheduler.LRScheduler | None,
-        source: MatrixSource,
         groups: Groups,
         continuous: Continuous | None,
         targets: Targets | None,
@@ -252,13 +252,10 @@ class _Step:
         fabric: Fabric,
     ) -> None:
         self._net, self._optimizer, self._schedule, self._fabric = net, optimizer, schedule, fabric
-        self._source, self._n_groups, self._settings = source, groups.n, settings
+        self._n_groups, self._settings = groups.n, settings
         # Information terms are in float32 even where the network is not, unless it is in float64.
-        self._dtype = torch.float64 if fabric.strategy.precision.precision == "64-true" else torch.float32
+        self.dtype = torch.float64 if fabric.strategy.precision.precision == "64-true" else torch.float32
         self._codes = as_tensor(groups.codes, fabric.device)
-        self._resident = None
-        if source.in_memory and 4 * math.prod(source.shape) <= RESIDENT_BYTES:
-            self._resident = dense_tensor(source.rows(slice(None)), fabric.device).to(self._dtype)
         self._target = None
         if targets is not None:
             self._target = self._number(targets.position), self._number(targets.centres)
@@ -268,13 +265,10 @@ class _Step:
         self._levels = list(factors.values())
         self._factors = factors if len(factors) > 1 else None
 
-    def __call__(self, rows: NDArray[np.int64], weights: NDArray[np.float32], *, warm: bool) -> dict[str, Tensor]:
+    def __call__(self, index: Tensor, weight: Tensor, x: Tensor, *, warm: bool) -> dict[str, Tensor]:
         self._net.train()
-        mine = slice(self._fabric.global_rank, None, self._fabric.world_size)
-        index, weight = as_tensor(rows[mine], self._fabric.device), self._number(weights[mine])
         codes = self._codes[index]
-        x = self._rows(rows[mine]) if self._resident is None else self._resident[index]
-        h, proba, decoded = (part.to(self._dtype) for part in self._net(x, codes, learn_centres=not warm))
+        h, proba, decoded = (part.to(self.dtype) for part in self._net(x, codes, learn_centres=not warm))
         terms = fcmi_terms(x, decoded, proba, codes, weight, self._n_groups, factors=self._factors)
         terms |= continuous_terms(proba, {name: soft[index] for name, soft in self._soft_bins.items()}, weight)
         if self._target is not None:
@@ -294,10 +288,7 @@ class _Step:
         return {name: value.detach() for name, value in {"loss": loss, **terms}.items()}
 
     def _number(self, array: NDArray[np.float32]) -> Tensor:
-        return as_tensor(array, self._fabric.device).to(self._dtype)
-
-    def _rows(self, index: NDArray[np.int64]) -> Tensor:
-        return dense_tensor(self._source.rows(index), self._fabric.device).to(self._dtype)
+        return as_tensor(array, self._fabric.device).to(self.dtype)
 
     def _loss(self, terms: dict[str, Tensor], *, warm: bool) -> Tensor:
         settings = self._settings
