@@ -104,6 +104,12 @@ def main() -> None:
                 continue
             rows.append({"cells": n_cells, "method": method, **json.loads(done.stdout.splitlines()[-1])})
             print(rows[-1], flush=True)
+            # Written after every row: the last ones can take hours.
+            write(rows, arguments)
+
+
+def write(rows: list[dict[str, float]], arguments: argparse.Namespace) -> None:
+    """Table and figure of what has been measured so far."""
     frame = pd.DataFrame(rows)
     ours = frame[frame["method"] == "scfcmi"].set_index("cells")["seconds"]
     frame["times_ours"] = frame["seconds"] / frame["cells"].map(ours)
