@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import resource
 import subprocess
@@ -135,7 +136,8 @@ def report(frame: pd.DataFrame, arguments: argparse.Namespace) -> str:
     head = (
         "# Cost against the number of cells\n\n"
         f"Made by `benchmarks/scale.py` in one run with {arguments.genes} genes on {platform.machine()}, device "
-        f"{arguments.device}. Seconds are wall time on a shared machine: compare within the table only. "
+        f"{arguments.device}, on {len(os.sched_getaffinity(0))} core(s). Seconds are wall time on a shared machine: "
+        "compare within the table only. "
         "`rss_before_gib` is the peak before the method starts, from simulating; `matrix_gib` is the CSR matrix.\n\n"
     )
     lines = ["| " + " | ".join(columns) + " |", "| ---: | --- |" + " ---: |" * (len(columns) - 2)]
