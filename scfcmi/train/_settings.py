@@ -29,9 +29,9 @@ class Settings:
     warmup_epochs
         Epochs of reconstruction alone.
     patience, tolerance
-        Epochs without improvement before stopping, never when absent, and the share that counts as one. What has to
-        improve is the loss, and without consensus its information terms: reconstruction goes on falling long after
-        clusters are what they will be.
+        Epochs whose mean is compared with that of as many before, and the share by which it has to be better for
+        training to go on; it never stops early when absent. What has to improve is the loss, and without consensus its
+        information terms: reconstruction goes on falling long after clusters are what they will be.
     fairness
         From 0, cluster only, to 1, independence of clusters and groups.
     reconstruction, alpha, beta
@@ -144,7 +144,7 @@ PRESETS: dict[Preset, Settings] = {
         max_epochs=300,
         warmup_epochs=20,
         patience=20,
-        tolerance=1e-2,
+        tolerance=5e-2,
         fairness=1.0,
         reconstruction=1.0,
         alpha=0.04,

@@ -322,27 +322,28 @@ def embed_all(net: FCMINet, source: MatrixSource) -> NDArray[np.float32]:
 
 
 class _Stopper:
-    """Stops when the smoothed loss, or the part of it that makes the clusters, has not improved for a while."""
+    """Stops when the loss, or the part of it that makes the clusters, has hardly improved for a while."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._best, self._since, self._smooth = math.inf, 0, math.nan
+        self._values: list[float] = []
 
     @property
     def reason(self) -> str:
-        what = "loss" if self._settings.consensus else "information terms"
-        return f"no improvement of the {what} in {self._settings.patience} epochs"
+        """What made it stop, in plain words."""
+        settings, what = self._settings, "loss" if self._settings.consensus else "information terms"
+        return f"the {what} improved by less than {settings.tolerance:.1%} in {settings.patience} epochs"
 
     def should_stop(self, terms: dict[str, float]) -> bool:
         """Take note of an epoch's terms."""
-        settings, value = self._settings, terms["loss"]
-        if settings.patience is None:
+        settings, n = self._settings, self._settings.patience
+        if n is None:
             return False
+        self._values.append(terms["loss"])
         if not settings.consensus:
-            value -= settings.reconstruction * terms["reconstruction"]
-        self._smooth = value if math.isnan(self._smooth) else 0.7 * self._smooth + 0.3 * value
-        if self._smooth < self._best - settings.tolerance * abs(self._best if math.isfinite(self._best) else 1.0):
-            self._best, self._since = self._smooth, 0
-        else:
-            self._since += 1
-        return self._since >= settings.patience
+            self._values[-1] -= settings.reconstruction * terms["reconstruction"]
+        if len(self._values) < 2 * n:
+            return False
+        # Single epochs are too noisy to compare.
+        before, now = (sum(part) / n for part in (self._values[-2 * n : -n], self._values[-n:]))
+        return before - now < settings.tolerance * abs(before)

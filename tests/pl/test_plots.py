@@ -48,7 +48,7 @@ def make_result(n_cells: int = 240, n_clusters: int = 4, n_groups: int = 2, seed
             "reconstruction": 0.5 / epoch,
             "anything_new": np.where(epoch > 3, epoch, np.nan),
         },
-        "stopped": {"epoch": 10, "reason": "no improvement of the loss in 3 epochs"},
+        "stopped": {"epoch": 10, "reason": "the loss improved by less than 0.1% in 3 epochs"},
         "n_clusters": {
             "candidates": np.array([5, 4, 3, 2]),
             "score": np.array([0.4, 0.3, 0.1, 0.05]),
@@ -261,7 +261,7 @@ def test_training_says_why_it_ended(result: AnnData) -> None:
     axes = sf.pl.training(result)
     assert axes is not None
     said = axes[0].get_xlabel().replace("\n", " ")
-    assert "ended after epoch 10: no improvement of the loss in 3 epochs" in said
+    assert "ended after epoch 10: the loss improved by less than 0.1% in 3 epochs" in said
     del result.uns["fair_cluster"]["stopped"]
     draw(sf.pl.training(result))
 
