@@ -157,9 +157,10 @@ def write(rows: list[dict[str, Any]], out: Path) -> None:
     for _, row in means.iterrows():
         lines.append("| " + " | ".join(f"{v:.3f}" if isinstance(v, float) else str(v) for v in row) + " |")
     head = (
-        "# Beside the published schedule\n\nMade by `benchmarks/paper_schedule.py`; means over seeds, seconds are processor "
-        "time. The paper preset ends once the mean of its information terms over 20 epochs is less than 5 % above that of "
-        "the 20 before, which was chosen with the histories of four data sets, these among them, in view.\n\n"
+        "# Beside the published schedule\n\nMade by `benchmarks/paper_schedule.py`; means over seeds, seconds are "
+        "processor time. The paper preset ends once the mean of its information terms over 20 epochs is less than 5 % "
+        "above that of the 20 before, which was chosen with the histories of four data sets, these among them, in view."
+        "\n\n"
     )
     (out / "paper_schedule.md").write_text(head + "\n".join(lines) + "\n")
 
