@@ -212,7 +212,7 @@ def main() -> None:
         f"A default fit of {arguments.cells:,} cells × {arguments.genes:,} genes:",
         "| part | seconds | share |\n| --- | ---: | ---: |\n"
         + "\n".join(f"| {name} | {taken:.2f} | {taken / parts.sum():.0%} |" for name, taken in parts.items()),
-        "One step of 512 cells, in milliseconds:",
+        "One step of 512 cells, in milliseconds; the first compiled one compiles, or takes that from a cache:",
         "| preset | "
         + " | ".join(steps["default, 32-true"])
         + " |\n| --- |"
