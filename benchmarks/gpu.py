@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-import scanpy as sc
 import torch
-from scale import DEPTH
-from step import HERE, recorded, synchronise
+from scale import simulate
+from step import HERE, fit, fit_by_part, parts_table, synchronise
 from torch.profiler import ProfilerActivity, profile
 
 import scfcmi
@@ -49,10 +48,6 @@ def profiled(adata: Any, n_types: int, device: str) -> tuple[float, list[tuple[s
     return seconds, sorted((event for event in events if event[1] > 0), key=lambda event: -event[1])
 
 
-def fit(adata: Any, n_types: int, device: str) -> None:
-    scfcmi.tl.fair_cluster(adata, "tech", n_types, device=device, progress_bar=False)
-
-
 def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -62,17 +57,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE / "results")
     arguments = parser.parse_args()
     device = arguments.device
-    adata = scfcmi.datasets.simulated_atlas(arguments.cells, arguments.genes, depth=DEPTH, random_state=0)
-    sc.pp.normalize_total(adata, target_sum=1e4)
-    sc.pp.log1p(adata)
+    adata = simulate(arguments.cells, arguments.genes)
     n_types = adata.obs["cell_type"].nunique()
-    fit(adata[:2000].copy(), n_types, device)
-    parts: dict[str, float] = {}
-    start = time.perf_counter()
-    with recorded(parts):
-        fit(adata, n_types, device)
-    total = time.perf_counter() - start
-    parts["the rest: projection, labels of all cells, writing"] = total - sum(parts.values())
+    parts = fit_by_part(adata, n_types, device)
     scores = scfcmi.metrics.clustering_scores(adata.obs["fair_cluster"], adata.obs["tech"], adata.obs["cell_type"])
     training, events = profiled(adata, n_types, device)
     busy = sum(taken for _, taken, _ in events)
@@ -80,9 +67,8 @@ def main() -> None:
     good = f"ARI {scores['ari']:.3f}, conditional fairness {scores['conditional_fairness']:.3f}"
     lines = [
         f"# One fit on {torch.cuda.get_device_name() if device.startswith('cuda') else 'the CPU'}",
-        f"Made by `benchmarks/gpu.py`: {size} from host memory, fitted and labelled in {total:.1f} s, {good}.",
-        "| part | seconds | share |\n| --- | ---: | ---: |\n"
-        + "\n".join(f"| {name} | {taken:.2f} | {taken / total:.0%} |" for name, taken in parts.items()),
+        f"Made by `benchmarks/gpu.py`: {size} from host memory, fitted and labelled in {parts.sum():.1f} s, {good}.",
+        parts_table(parts),
         f"Profiled, training takes {training:.2f} s, in {busy / training:.0%} of which the device computes:",
         "| what | seconds | calls |\n| --- | ---: | ---: |\n"
         + "\n".join(f"| `{name[:60]}` | {taken:.3f} | {count} |" for name, taken, count in events[:12]),

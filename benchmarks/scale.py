@@ -19,6 +19,7 @@ import sys
 import time
 from pathlib import Path
 
+import anndata as ad
 import matplotlib.pyplot as plt
 import pandas as pd
 
@@ -28,6 +29,20 @@ PEERS = ("PCA + Leiden", "Harmony + Leiden")
 DEPTH = 130
 
 
+def simulate(n_cells: int, n_genes: int, *, keep_counts: bool = False) -> ad.AnnData:
+    """A normalised atlas, on demand with a layer of counts."""
+    import scanpy as sc
+
+    import scfcmi
+
+    adata = scfcmi.datasets.simulated_atlas(n_cells=n_cells, n_genes=n_genes, depth=DEPTH, random_state=0)
+    if keep_counts:
+        adata.layers["counts"] = adata.X.copy()
+    sc.pp.normalize_total(adata, target_sum=1e4)
+    sc.pp.log1p(adata)
+    return adata
+
+
 def work(method: str, n_cells: int, n_genes: int, device: str) -> dict[str, float]:
     """Simulate, normalise, then time one method; runs in a process of its own."""
     import numpy as np
@@ -35,11 +50,7 @@ def work(method: str, n_cells: int, n_genes: int, device: str) -> dict[str, floa
 
     import scfcmi
 
-    adata = scfcmi.datasets.simulated_atlas(n_cells=n_cells, n_genes=n_genes, depth=DEPTH, random_state=0)
-    if method == "scVI + Leiden":
-        adata.layers["counts"] = adata.X.copy()
-    sc.pp.normalize_total(adata, target_sum=1e4)
-    sc.pp.log1p(adata)
+    adata = simulate(n_cells, n_genes, keep_counts=method == "scVI + Leiden")
     matrix = (adata.X.data.nbytes + adata.X.indices.nbytes + adata.X.indptr.nbytes) / 2**30
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start, used = time.perf_counter(), time.process_time()

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from unittest.mock import patch
 
+import anndata as ad
 import pandas as pd
 import torch
 from slopes import simulate
@@ -64,15 +65,25 @@ def recorded(seconds: dict[str, float]) -> Iterator[None]:
             one.stop()
 
 
-def fit_by_part(n_cells: int, n_genes: int, device: str) -> pd.Series:
-    adata = simulate(n_cells, n_genes, 2, 10)
-    scfcmi.tl.fair_cluster(adata[:1000].copy(), "tech", 10, device=device, progress_bar=False)  # warm up
+def fit_by_part(adata: ad.AnnData, n_clusters: int, device: str) -> pd.Series:
+    """Seconds of each part of a default fit."""
+    fit(adata[:1000].copy(), n_clusters, device)  # warm up
     seconds: dict[str, float] = {}
     start = time.perf_counter()
     with recorded(seconds):
-        scfcmi.tl.fair_cluster(adata, "tech", 10, device=device, progress_bar=False)
+        fit(adata, n_clusters, device)
     total = time.perf_counter() - start
     return pd.Series(seconds | {"the rest: projection, labels of all cells, writing": total - sum(seconds.values())})
+
+
+def fit(adata: ad.AnnData, n_clusters: int, device: str) -> None:
+    scfcmi.tl.fair_cluster(adata, "tech", n_clusters, device=device, progress_bar=False)
+
+
+def parts_table(parts: pd.Series) -> str:
+    """Seconds and share of each part, in Markdown."""
+    rows = (f"| {name} | {taken:.2f} | {taken / parts.sum():.0%} |" for name, taken in parts.items())
+    return "| part | seconds | share |\n| --- | ---: | ---: |\n" + "\n".join(rows)
 
 
 def per_call(works: Sequence[Callable[[], object]], device: str, repeats: int = 10) -> list[float]:
@@ -192,7 +203,7 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--out", type=Path, default=HERE / "results")
     arguments = parser.parse_args()
-    parts = fit_by_part(arguments.cells, arguments.genes, arguments.device)
+    parts = fit_by_part(simulate(arguments.cells, arguments.genes, 2, 10), 10, arguments.device)
     if arguments.device == "cpu":
         torch.set_num_threads(1)  # as in a default fit
     sizes: dict[Preset, tuple[int, int, int]] = {"default": (31, 2, 60), "paper": (arguments.genes, 2, 10)}
@@ -210,8 +221,7 @@ def main() -> None:
         "# Where the time goes",
         f"Made by `benchmarks/step.py` on device {arguments.device}.",
         f"A default fit of {arguments.cells:,} cells × {arguments.genes:,} genes:",
-        "| part | seconds | share |\n| --- | ---: | ---: |\n"
-        + "\n".join(f"| {name} | {taken:.2f} | {taken / parts.sum():.0%} |" for name, taken in parts.items()),
+        parts_table(parts),
         "One step of 512 cells, in milliseconds; the first compiled one compiles, or takes that from a cache:",
         "| preset | "
         + " | ".join(steps["default, 32-true"])

@@ -53,10 +53,10 @@ class DeviceRows:
             return
         # To find random rows of a file one by one can take longer than to read all: those of many batches go together.
         while some := list(_up_to(batches, AHEAD * self._source.chunk_size)):
-            wanted = np.unique(np.concatenate([rows for rows, _ in some]))
-            block = self._source.rows(wanted)
+            block, start = self._source.rows(np.concatenate([rows for rows, _ in some])), 0
             for rows, weights in some:
-                yield rows, weights, block[np.searchsorted(wanted, rows)]
+                yield rows, weights, block[start : start + len(rows)]
+                start += len(rows)
 
     def _dense(self, block: Block) -> Tensor:
         return dense_tensor(block, self._device).to(self._dtype)

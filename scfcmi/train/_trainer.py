@@ -149,10 +149,7 @@ def train(
     step = _Step(wrapped, wrapped_optimizer, schedule, groups, continuous, targets, settings, fabric)
     device_rows = DeviceRows(source, fabric.device, step.dtype)
     mine = slice(fabric.global_rank, None, fabric.world_size)
-    stopper = _Stopper(settings)
-    stop = False
-    for row in state.history[settings.warmup_epochs :]:
-        stop = stopper.should_stop(row)
+    stop = _has_settled(state.history, settings)
     while not stop and len(state.history) < n_epochs:
         epoch = len(state.history)
         warm = epoch < settings.warmup_epochs
@@ -161,22 +158,25 @@ def train(
         batches = ((rows[mine], w[mine]) for rows, w in stratified_batches(codes, settings.batch_size, rng))
         taken = [step(*batch, warm=warm) for batch in device_rows.walk(batches)]
         # Numbers leave the device once an epoch; what processes decide by is the same one in all of them.
-        sums = fabric.broadcast(_means(taken))
-        if not math.isfinite(sums["loss"]):
+        means = fabric.broadcast(_means(taken))
+        if not math.isfinite(means["loss"]):
             msg = (
-                f"The loss became {sums['loss']} in epoch {epoch + 1}. Check the input for extreme values, "
+                f"The loss became {means['loss']} in epoch {epoch + 1}. Check the input for extreme values, "
                 "or use precision='32-true'."
             )
             raise FloatingPointError(msg)
-        state.history.append({"epoch": float(epoch + 1), **sums})
-        stop = not warm and stopper.should_stop(sums)
+        state.history.append({"epoch": float(epoch + 1), **means})
+        stop = _has_settled(state.history, settings)
         if fabric.global_rank == 0:
             if tell is not None:
                 tell(state.history[-1])
             if keeper is not None:
                 keeper.write(state, last=stop or epoch + 1 == n_epochs)
     net.float()
-    reason = stopper.reason if stop else f"ran all {n_epochs} epochs"
+    reason = f"ran all {n_epochs} epochs"
+    if stop:
+        what = "loss" if settings.consensus else "information terms"
+        reason = f"the {what} improved by less than {settings.tolerance:.1%} in {settings.patience} epochs"
     history = {name: np.array([row[name] for row in state.history]) for name in state.history[0]}
     return Record(history, len(state.history), reason)
 
@@ -321,29 +321,14 @@ def embed_all(net: FCMINet, source: MatrixSource) -> NDArray[np.float32]:
     return np.concatenate([embed(net, dense_tensor(block, device)).cpu().numpy() for _, block in source.chunks(PIECE)])
 
 
-class _Stopper:
-    """Stops when the loss, or the part of it that makes the clusters, has hardly improved for a while."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._values: list[float] = []
-
-    @property
-    def reason(self) -> str:
-        """What made it stop, in plain words."""
-        settings, what = self._settings, "loss" if self._settings.consensus else "information terms"
-        return f"the {what} improved by less than {settings.tolerance:.1%} in {settings.patience} epochs"
-
-    def should_stop(self, terms: dict[str, float]) -> bool:
-        """Take note of an epoch's terms."""
-        settings, n = self._settings, self._settings.patience
-        if n is None:
-            return False
-        self._values.append(terms["loss"])
-        if not settings.consensus:
-            self._values[-1] -= settings.reconstruction * terms["reconstruction"]
-        if len(self._values) < 2 * n:
-            return False
-        # Single epochs are too noisy to compare.
-        before, now = (sum(part) / n for part in (self._values[-2 * n : -n], self._values[-n:]))
-        return before - now < settings.tolerance * abs(before)
+def _has_settled(history: list[dict[str, float]], settings: Settings) -> bool:
+    """Whether the loss, or the part of it that makes the clusters, has hardly improved for a while."""
+    n, rows = settings.patience, history[settings.warmup_epochs :]
+    if n is None or len(rows) < 2 * n:
+        return False
+    values = [row["loss"] for row in rows[-2 * n :]]
+    if not settings.consensus:
+        values = [row["loss"] - settings.reconstruction * row["reconstruction"] for row in rows[-2 * n :]]
+    # Single epochs are too noisy to compare.
+    before, now = sum(values[:n]) / n, sum(values[n:]) / n
+    return before - now < settings.tolerance * abs(before)

@@ -12,7 +12,7 @@ import torch
 from scfcmi.model._networks import FCMINet
 from scfcmi.source import Groups, MatrixSource
 from scfcmi.train import PRESETS, Record, Settings, Targets, embed_all, kmeans_centres, make_fabric, one_thread, train
-from scfcmi.train._trainer import _Stopper
+from scfcmi.train._trainer import _has_settled
 
 SMALL = replace(PRESETS["default"], hidden=(16,), batch_size=30, max_epochs=4)
 RNG = np.random.default_rng(0)
@@ -81,8 +81,9 @@ def test_stops_when_nothing_improves() -> None:
 
 def test_stopper_compares_means_of_epochs() -> None:
     def stops(patience: int | None, losses: Iterable[float]) -> list[bool]:
-        stopper = _Stopper(replace(SMALL, patience=patience, tolerance=0.01))
-        return [stopper.should_stop({"loss": loss}) for loss in losses]
+        settings = replace(SMALL, patience=patience, tolerance=0.01)
+        history = [{"loss": loss} for loss in losses]
+        return [_has_settled(history[: i + 1], settings) for i in range(len(history))]
 
     assert stops(2, (9.0, 8.0, 8.0, 7.0, 7.0, 7.0, 7.0)) == [False] * 6 + [True]
     # One good or bad epoch neither ends nor prolongs it.
