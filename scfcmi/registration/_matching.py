@@ -1,4 +1,4 @@
-"""Where a cell would be, had it been measured like the others: the target of the fair embedding."""
+"""Where cells would be if those that are mutual neighbours across groups met: a start for the mixture."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from scfcmi.source._matrix import unit_rows
-
-from ._graph import mutual_matches, neighbours_within
+from ._matches import mutual_matches, neighbours_within, unit_rows
 
 N_ITERATIONS = 5
 N_SMOOTHING = 4

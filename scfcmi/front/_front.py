@@ -8,16 +8,19 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 from numpy.typing import NDArray
-from scipy.sparse.linalg import LinearOperator, svds
 from torch import Tensor
 
-from ._matrix import dense, normalise_rows
-from ._storage import Block
-from ._tensors import product
+from scfcmi.source import Block, dense, normalise_rows, product
 
 CLIP = 10.0
 # No cell is brought back to farther than about so many typical lengths from the mean.
 FARTHEST = 10.0
+# Least share of signal in a direction: none is given up altogether.
+LEAST_SIGNAL = 1e-2
+# Directions that are iterated beyond those wanted, and how often.
+OVERSAMPLED, POWER_ITERATIONS = 10, 4
+# Up to so many entries, a dense matrix is quicker than a sparse one.
+DENSE_ENTRIES = 2**23
 # Below this size a full decomposition is quicker than an iterative one.
 SMALL = 200
 
@@ -42,6 +45,9 @@ class Front:
         Orthonormal directions, shape (n_columns, n_comps).
     length
         Typical length of a projected cell, before all are scaled to the same.
+    weights
+        What coordinates along the directions are multiplied with, from 0 to 1, shape (n_comps,): the share of signal in
+        each, by the optimal shrinkage of singular values of Gavish & Donoho, IEEE Trans. Inf. Theory 2017.
     height
         The appended column, in typical lengths; at 0 there is none, and directions are all that is left.
     """
@@ -49,6 +55,7 @@ class Front:
     mean: NDArray[np.float32]
     scale: NDArray[np.float32]
     loadings: NDArray[np.float32]
+    weights: NDArray[np.float32]
     length: float = 1.0
     height: float = 0.0
 
@@ -93,10 +100,12 @@ class Front:
             scale = np.ones(n_columns, np.float32)
         block = block.multiply(1 / scale).tocsr() if sp.issparse(block) else block / scale
         membership, centres = _centres(block, codes.reshape(n, -1))
-        loadings = _directions(block, membership, centres, min(n_comps, n, n_columns))
+        loadings, variances = _directions(block, membership, centres, min(n_comps, n, n_columns))
+        weights = _signal(variances, _residual_variance(block, membership, centres), n, n_columns)
         mean = mean.astype(np.float32)
-        length = np.linalg.norm(np.asarray(block @ loadings) - (mean / scale) @ loadings, axis=1)
-        return cls(mean, scale, np.ascontiguousarray(loadings, np.float32), float(np.median(length)), height)
+        projected = (np.asarray(block @ loadings) - (mean / scale) @ loadings) * weights
+        length = max(float(np.median(np.linalg.norm(projected, axis=1))), 1e-6)
+        return cls(mean, scale, np.ascontiguousarray(loadings, np.float32), weights, length, height)
 
     def transform(self, block: Block) -> NDArray[np.float32]:
         """Map rows, shape (n_rows, n_columns), to shape (n_rows, n_comps)."""
@@ -107,7 +116,7 @@ class Front:
         if torch.device(device).type == "mps":
             # Not every version of PyTorch can sum selected rows there.
             return self.transform_on("cpu", block).to(device)
-        weights = torch.from_numpy(self.loadings / self.scale[:, None]).to(device)
+        weights = torch.from_numpy(self.loadings * self.weights / self.scale[:, None]).to(device)
         mean = torch.from_numpy(self.mean).to(device)
         cap = mean + CLIP * torch.from_numpy(self.scale).to(device) if (self.scale != 1).any() else None
         z = product(block, weights, cap) - mean @ weights
@@ -127,7 +136,7 @@ class Front:
             z = z[:, :-1] * (self.height * self.length / np.maximum(z[:, -1:], lowest))
         else:
             z = z * (self.length / np.sqrt(self.n_comps))
-        return ((z @ self.loadings.T) * self.scale + self.mean).astype(np.float32)
+        return (((z / self.weights) @ self.loadings.T) * self.scale + self.mean).astype(np.float32)
 
 
 def _moments(block: Block) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -151,6 +160,29 @@ def _centres(block: Block, codes: NDArray[np.int64]) -> tuple[sp.csr_matrix, NDA
     return membership, (np.linalg.pinv(gram, hermitian=True) @ dense(membership.T @ block)).astype(np.float32)
 
 
+def _residual_variance(block: Block, membership: sp.csr_matrix, centres: NDArray[np.float32]) -> float:
+    """Variance within groups, summed over columns."""
+    squares = block.multiply(block).sum(dtype=np.float64) if sp.issparse(block) else np.square(block, dtype=np.float64).sum()
+    explained = np.multiply(dense(membership.T @ block), centres, dtype=np.float64).sum()
+    return max(float(squares - explained), 0.0) / block.shape[0]
+
+
+def _signal(variances: NDArray[np.float64], total: float, n: int, n_columns: int) -> NDArray[np.float32]:
+    """Weights of the directions: of a variance that noise alone would give, next to nothing is kept.
+
+    The noise per column is what the directions leave over. There is none to speak of when they span all columns, and then
+    all weights are one.
+    """
+    rank, k = min(n, n_columns), len(variances)
+    noise = max(total - variances.sum(), 0.0) / max(rank - k, 1) * rank / n_columns
+    if k >= rank or noise <= 1e-6 * total / n_columns:
+        return np.ones(k, np.float32)
+    ratio, y = n_columns / n, np.maximum(variances / noise, 1e-12)
+    above = y > (1 + np.sqrt(ratio)) ** 2
+    kept = np.where(above, np.sqrt(np.maximum((y - ratio - 1) ** 2 - 4 * ratio, 0)) / y, 0)
+    return np.sqrt(np.maximum(kept, LEAST_SIGNAL)).astype(np.float32)
+
+
 def _clip(block: Block, mean: NDArray[np.float32], scale: NDArray[np.float32]) -> Block:
     """Cap values at ten standard deviations above the mean, so that one cell cannot own a direction."""
     cap = mean + CLIP * scale
@@ -161,21 +193,29 @@ def _clip(block: Block, mean: NDArray[np.float32], scale: NDArray[np.float32]) -
     return np.minimum(block, cap)
 
 
-def _directions(block: Block, membership: sp.csr_matrix, centres: NDArray[np.float32], k: int) -> NDArray[np.float32]:
-    """Leading right singular vectors of the rows minus their group's centre, without forming the difference."""
+def _directions(
+    block: Block, membership: sp.csr_matrix, centres: NDArray[np.float32], k: int
+) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """Leading right singular vectors of the rows minus their group's centre, without forming the difference.
+
+    Returns
+    -------
+    The directions, shape (n_columns, k), and the variance along each, shape (k,).
+    """
     n, n_columns = block.shape
     if k >= min(n, n_columns) - 1 or min(n, n_columns) <= SMALL:
-        vectors = np.linalg.svd(dense(block) - membership @ centres, full_matrices=False)[2][:k].T
+        _, values, rows = np.linalg.svd(dense(block) - membership @ centres, full_matrices=False)
+        vectors, values = rows[:k].T, values[:k]
     else:
-        operator = LinearOperator(
-            (n, n_columns),
-            matvec=lambda v: block @ v - membership @ (centres @ v),
-            rmatvec=lambda u: block.T @ u - centres.T @ (membership.T @ u),
-            dtype=np.float32,
-        )
-        # A fixed start vector makes the solver repeatable.
-        start = np.ones(min(n, n_columns), np.float32)
-        _, values, rows = svds(operator, k=k, v0=start, solver="arpack")
-        vectors = rows[np.argsort(-values)].T
+        # Subspace iteration (Halko, Martinsson & Tropp 2011), all directions at once.
+        if n * n_columns <= DENSE_ENTRIES:
+            block = dense(block)
+        back = block.T
+        guess = np.random.default_rng(0).standard_normal((n_columns, min(k + OVERSAMPLED, n, n_columns)), np.float32)
+        for _ in range(POWER_ITERATIONS):
+            image = np.linalg.qr(block @ guess - membership @ (centres @ guess))[0]
+            guess = np.linalg.qr(back @ image - centres.T @ (membership.T @ image))[0]
+        _, values, rows = np.linalg.svd(block @ guess - membership @ (centres @ guess), full_matrices=False)
+        vectors, values = guess @ rows[:k].T, values[:k]
     sign = np.sign(vectors[np.abs(vectors).argmax(axis=0), np.arange(k)])
-    return vectors * np.where(sign == 0, 1, sign)
+    return vectors * np.where(sign == 0, 1, sign), np.square(values, dtype=np.float64) / n

@@ -9,7 +9,6 @@ import scipy.sparse as sp
 import torch
 from numpy.typing import NDArray
 
-from scfcmi.source._matrix import normalise_rows
 
 # Distances held at once, in entries; more groups than this are matched against all other cells together.
 BLOCK = 2**25
@@ -105,34 +104,6 @@ def mutual_matches(z: NDArray[np.float32], codes: NDArray[np.int64], k: int) -> 
     return (half + half.T).tocsr()
 
 
-def merge_affinity(
-    z: NDArray[np.float32], codes: NDArray[np.int64], matches: sp.csr_matrix, n_neighbors: int, n_joint: int
-) -> sp.csr_matrix:
-    """Symmetric weights between cells by which small clusters are joined.
-
-    Every cell gives one unit each to its neighbours in its group, to its matches in other groups if it has any, and to
-    its neighbours among all cells.
-
-    Parameters
-    ----------
-    z
-        Aligned rows, shape (n_cells, n_dims).
-    codes
-        Group of each cell, shape (n_cells,).
-    matches
-        Symmetric matrix of matches between groups, shape (n_cells, n_cells).
-    n_neighbors, n_joint
-        Neighbours within the group, and among all cells.
-    """
-    joint = nearest(z, z, n_joint, skip_self=True)
-    total = (
-        neighbours_within(z, codes, n_neighbors)
-        + normalise_rows(matches)
-        + _incidence(joint, len(z)) / max(joint.shape[1], 1)
-    )
-    return ((total + total.T) / 2).tocsr()
-
-
 def _incidence(near: NDArray[np.int64], n_points: int) -> sp.csr_matrix:
     n, k = near.shape
     return sp.csr_matrix((np.ones(n * k, np.float32), near.ravel(), np.arange(0, n * k + 1, k)), shape=(n, n_points))
@@ -146,3 +117,8 @@ def _assemble(
     i, j = np.concatenate(rows), np.concatenate(cols)
     data = np.ones(len(i), np.float32) if values is None else np.concatenate(values)
     return sp.csr_matrix((data, (i, j)), shape=(n, n))
+
+
+def unit_rows(z: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Scale rows to unit length; those of no length stay at zero."""
+    return (z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-12)).astype(np.float32)

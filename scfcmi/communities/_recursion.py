@@ -1,0 +1,346 @@
+"""Looking at all cells from afar, and then at every cluster once more in directions of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from scfcmi.front import Front
+from scfcmi.registration import Design, Mixture, Positions, register, registered
+from scfcmi.source import Block
+
+from ._leiden import connectivities, small_clusters
+from ._neighbours import Index, local_dimension
+from ._tree import Links, Tree, merge_tree
+
+N_NEIGHBOURS = 15
+# Directions in which a cluster is looked at, and how often looks follow one another.
+OWN_COMPS, MAX_DEPTH = 30, 3
+# Rounds of the registration there.
+CLOSER_ROUNDS = 15
+# Fewer cells than this are not looked at again.
+FEWEST = 60
+# In a closer look links count for so much more: what it splits has to be farther apart.
+STRICT = 1.5
+
+
+@dataclass(frozen=True)
+class Look:
+    """Landmarks in directions of their own, what they belong to, and closer looks at some of the branches.
+
+    Parameters
+    ----------
+    front
+        From rows to positions.
+    mixture
+        From positions to registered ones.
+    position
+        Registered positions of the landmarks, shape (n_landmarks, n_dims).
+    component
+        Their likeliest components, shape (n_landmarks,).
+    leaf, branch
+        Leaf of the whole tree, and cluster of this look, that each landmark belongs to, shapes (n_landmarks,).
+    closer
+        Closer looks, by branch.
+    """
+
+    front: Front
+    mixture: Mixture
+    position: Tensor
+    component: Tensor
+    leaf: NDArray[np.int64]
+    branch: NDArray[np.int64]
+    closer: dict[int, Look] = field(default_factory=dict)
+
+    @property
+    def index(self) -> Index:
+        """Landmarks to search among."""
+        return Index(self.position, self.component, self.mixture.means)
+
+    def walk(self) -> Iterator[Look]:
+        """This look and all closer ones, depth first."""
+        yield self
+        for branch in sorted(self.closer):
+            yield from self.closer[branch].walk()
+
+
+@dataclass(frozen=True)
+class Landmarks:
+    """Cells that stand for all.
+
+    Parameters
+    ----------
+    rows
+        As they were measured, shape (n_landmarks, n_columns).
+    codes
+        Their groups, shape (n_landmarks,).
+    values
+        Numbers they should not depend on, shape (n_landmarks, n_numbers).
+    design
+        What displaces cells.
+    fairness
+        β of the mixtures.
+    standardize
+        Whether columns are brought to unit variance.
+    height
+        Of the front layers.
+    random_state
+        Seed.
+    """
+
+    rows: Block
+    codes: NDArray[np.int64]
+    values: NDArray[np.float64]
+    design: Design
+    fairness: float
+    standardize: bool
+    height: float
+    random_state: int
+
+
+def find_communities(
+    landmarks: Landmarks, front: Front, mixture: Mixture, position: Tensor, component: Tensor
+) -> tuple[Tree, Look]:
+    """Communities of the landmarks, inside each of them the same again, and the tree over all of it.
+
+    Parameters
+    ----------
+    landmarks
+        The cells.
+    front, mixture, position, component
+        Of the first look, see :class:`Look`.
+    """
+    forest = _Forest()
+    everyone = np.arange(len(landmarks.codes))
+    found = _look(landmarks, everyone, front, mixture, position, component, forest, depth=0)
+    nodes = list(found.nodes)
+    for i, j, link in zip(*found.upper.merges.T, found.upper.link, strict=True):
+        nodes.append(forest.join(nodes[i], nodes[j], float(link)))
+    tree, leaf_of_node = forest.tree()
+    return tree, _renumbered(found.look, leaf_of_node)
+
+
+class _Forest:
+    """Nodes as they come: leaves, and unions of two nodes."""
+
+    def __init__(self) -> None:
+        self._children: list[tuple[int, int] | None] = []
+        self._link: list[float] = []
+
+    def leaf(self) -> int:
+        self._children.append(None)
+        self._link.append(np.inf)
+        return len(self._link) - 1
+
+    def join(self, i: int, j: int, link: float) -> int:
+        self._children.append((i, j))
+        # What holds parts that are farther apart is no closer than they are.
+        self._link.append(min(link, self._link[i], self._link[j]))
+        return len(self._link) - 1
+
+    def mark(self) -> int:
+        return len(self._link)
+
+    def forget(self, mark: int) -> None:
+        """Drop the nodes that came after a mark."""
+        del self._children[mark:], self._link[mark:]
+
+    def tree(self) -> tuple[Tree, NDArray[np.int64]]:
+        """The whole as one tree, joined from the strongest link on, and the leaf that every node is."""
+        is_leaf = np.array([pair is None for pair in self._children])
+        steps = np.flatnonzero(~is_leaf)
+        steps = steps[np.argsort(-np.array(self._link)[steps], kind="stable")]
+        number = np.empty(len(is_leaf), np.int64)
+        number[is_leaf] = np.arange(is_leaf.sum())
+        number[steps] = is_leaf.sum() + np.arange(len(steps))
+        merges = np.array([number[list(self._children[step] or ())] for step in steps], np.int64)
+        return Tree(merges.reshape(-1, 2), np.array(self._link)[steps]), number
+
+
+@dataclass(frozen=True)
+class _Found:
+    look: Look
+    cluster: NDArray[np.int64]  # of every cell that was looked at
+    nodes: list[int]  # node of the forest that is each cluster
+    upper: Tree  # joins the clusters
+
+
+def _look(
+    landmarks: Landmarks,
+    members: NDArray[np.int64],
+    front: Front,
+    mixture: Mixture,
+    position: Tensor,
+    component: Tensor,
+    forest: _Forest,
+    depth: int,
+) -> _Found:
+    strict = STRICT if depth else 1.0
+    index, distance = Index(position, component, mixture.means).search(
+        position, N_NEIGHBOURS, component, skip_self=True
+    )
+    graph, inverse_dimension = connectivities(index, distance), local_dimension(distance).cpu().numpy()
+    small = small_clusters(graph, landmarks.random_state)
+    tree = merge_tree(Links.between(small, graph, inverse_dimension))
+    n_branches = tree.n_clusters(1 / strict)
+    branch_of_small = tree.cut(n_branches)
+    branch = branch_of_small[small]
+    cluster, leaf = np.empty(len(members), np.int64), np.empty(len(members), np.int64)
+    nodes: list[int] = []
+    known: list[NDArray[np.float64]] = []
+    closer: dict[int, Look] = {}
+    for b in range(n_branches):
+        inside = np.flatnonzero(branch == b)
+        again = _look_again(landmarks, members[inside], forest, depth + 1)
+        if again is None:
+            own, root = _as_it_is(tree, branch_of_small, b, forest, strict)
+            leaf[inside], cluster[inside] = own[small[inside]], len(nodes)
+            nodes.append(root)
+            known.append(np.full((1, 1), np.nan))
+        else:
+            closer[b] = again.look
+            leaf[inside], cluster[inside] = again.look.leaf, again.cluster + len(nodes)
+            nodes += again.nodes
+            known.append(_joined_at(again.upper))
+    links = Links.between(cluster, graph, inverse_dimension)
+    links.known = _block_diagonal(known)
+    look = Look(front, mixture, position, component, leaf, branch, closer)
+    upper = merge_tree(links)
+    return _Found(look, cluster, nodes, replace(upper, link=upper.link * strict))
+
+
+def _look_again(landmarks: Landmarks, members: NDArray[np.int64], forest: _Forest, depth: int) -> _Found | None:
+    """A closer look at one branch; nothing if it is not split."""
+    if len(members) < FEWEST or depth >= MAX_DEPTH:
+        return None
+    rows, codes = landmarks.rows[members], landmarks.codes[members]
+    levels = landmarks.design.levels[codes]
+    n_comps = min(OWN_COMPS, len(members) // 4)
+    front = Front.fit(rows, levels, n_comps, standardize=landmarks.standardize, height=landmarks.height)
+    smooth = landmarks.design.smooth(landmarks.values[members])
+    cells = Positions.of(front.transform(rows), codes, landmarks.design.n_groups, smooth)
+    fit = register(
+        cells,
+        landmarks.design,
+        fairness=landmarks.fairness,
+        starts=("none",),
+        rounds=CLOSER_ROUNDS,
+        random_state=landmarks.random_state,
+    )
+    position, component = (cells.in_order(part) for part in registered(fit.mixture, cells, fit.fairness)[:2])
+    before = forest.mark()
+    found = _look(landmarks, members, front, fit.mixture, position, component, forest, depth)
+    if len(found.nodes) > 1:
+        return found
+    forest.forget(before)
+    return None
+
+
+def _as_it_is(
+    tree: Tree, branch_of_small: NDArray[np.int64], branch: int, forest: _Forest, strict: float
+) -> tuple[NDArray[np.int64], int]:
+    """Put the small clusters of a branch, and the steps that join them, into the forest: their nodes, and its root."""
+    own = np.full(tree.n_leaves, -1)
+    node: dict[int, int] = {}
+    for small in np.flatnonzero(branch_of_small == branch).tolist():
+        own[small] = node[small] = root = forest.leaf()
+    for step, (i, j) in enumerate(tree.merges.tolist()):
+        if i in node and j in node:
+            node[tree.n_leaves + step] = root = forest.join(node[i], node[j], float(tree.link[step]) * strict)
+    return own, root
+
+
+def _joined_at(tree: Tree) -> NDArray[np.float64]:
+    """Link at which every two leaves are joined, shape (n_leaves, n_leaves)."""
+    n = tree.n_leaves
+    found = np.full((n, n), np.nan)
+    members: list[list[int]] = [[i] for i in range(n)]
+    for (i, j), link in zip(tree.merges.tolist(), tree.link, strict=True):
+        found[np.ix_(members[i], members[j])] = link
+        found[np.ix_(members[j], members[i])] = link
+        members.append(members[i] + members[j])
+    return found
+
+
+def _block_diagonal(blocks: list[NDArray[np.float64]]) -> NDArray[np.float64]:
+    total = sum(len(block) for block in blocks)
+    found, first = np.full((total, total), np.nan), 0
+    for block in blocks:
+        found[first : first + len(block), first : first + len(block)] = block
+        first += len(block)
+    return found
+
+
+def _renumbered(look: Look, number: NDArray[np.int64]) -> Look:
+    closer = {branch: _renumbered(part, number) for branch, part in look.closer.items()}
+    return replace(look, leaf=number[look.leaf], closer=closer)
+
+
+@dataclass(frozen=True)
+class Votes:
+    """p(leaf | cell), as some leaves and their probabilities per cell; a leaf may stand in a row several times.
+
+    Parameters
+    ----------
+    leaf, proba
+        Shapes (n_cells, n_votes); the probabilities of a row sum to one.
+    """
+
+    leaf: NDArray[np.int64]
+    proba: NDArray[np.float32]
+
+    def refined(self, rows: NDArray[np.int64], finer: Votes, replaced: NDArray[np.bool_]) -> Votes:
+        """What a closer look says of some cells, in place of some of what was said of them, with the same total.
+
+        Parameters
+        ----------
+        rows
+            The cells.
+        finer
+            Votes of the closer look for them.
+        replaced
+            Which of their votes it stands for, shape (n_rows, n_votes).
+        """
+        n, k = self.leaf.shape
+        more = finer.leaf.shape[1]
+        leaf, proba = np.zeros((n, k + more), np.int64), np.zeros((n, k + more), np.float32)
+        leaf[:, :k], proba[:, :k] = self.leaf, self.proba
+        total = np.where(replaced, self.proba[rows], 0).sum(1, keepdims=True)
+        proba[rows, :k] = np.where(replaced, 0, self.proba[rows])
+        leaf[rows, k:], proba[rows, k:] = finer.leaf, total * finer.proba
+        return Votes(leaf, proba)
+
+    def matrix(self, n_leaves: int) -> sp.csr_matrix:
+        """Sparse matrix of shape (n_cells, n_leaves)."""
+        n, k = self.leaf.shape
+        matrix = sp.csr_matrix((self.proba.ravel(), self.leaf.ravel(), np.arange(0, n * k + 1, k)), shape=(n, n_leaves))
+        matrix.sum_duplicates()
+        matrix.eliminate_zeros()
+        return matrix
+
+
+def vote(look: Look, position: Tensor, component: Tensor) -> tuple[Votes, NDArray[np.int64]]:
+    """What the nearest landmarks say of registered cells: leaves, and the branch of this look.
+
+    Parameters
+    ----------
+    look
+        Landmarks.
+    position, component
+        Registered positions and likeliest components, shapes (n_cells, n_dims) and (n_cells,).
+    """
+    index, distance = look.index.search(position, N_NEIGHBOURS, component)
+    width = distance[:, -1:].clamp_min(1e-12)
+    weight = torch.exp(-((distance / width) ** 2))
+    proba = (weight / weight.sum(1, keepdim=True)).cpu().numpy()
+    near = index.cpu().numpy()
+    branch = look.branch[near]
+    score = np.zeros((len(near), int(look.branch.max()) + 1), np.float32)
+    np.add.at(score, (np.arange(len(near))[:, None], branch), proba)
+    return Votes(look.leaf[near], proba), score.argmax(1)

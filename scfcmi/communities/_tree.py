@@ -1,0 +1,160 @@
+"""The merge tree: which clusters are joined, in which order, and how strongly they were linked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+# Exponent of the larger share in the mean of two clusters' shares: 0.5 would be the geometric mean, 0 the smaller one.
+LEAN = 0.4
+# Exponent of the smaller share by which, among clusters that are apart, small ones are joined to others first.
+SIZE = 0.4
+# Two clusters are one when the link between them is at least this share of what it would be inside a homogeneous one.
+THRESHOLD = 0.6
+# Smallest link found between parts of homogeneous Gaussian samples of 1,000 points, by the local dimension of the sample,
+# and the exponent by which it falls with the number of points (`benchmarks/homogeneous.py`).
+DIMENSION = np.array([1.0, 2.0, 3.0, 4.5, 6.0])
+LOG_LINK = np.log([0.0005, 0.0155, 0.033, 0.046, 0.053])
+EXPONENT = np.array([1.0, 0.55, 0.4, 0.27, 0.25])
+LARGEST_LINK = 0.2
+
+
+def homogeneous_link(n_points: NDArray[np.float64], dimension: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The link to expect between parts of one homogeneous cluster of so many points and such a local dimension."""
+    dimension = np.clip(dimension, DIMENSION[0], DIMENSION[-1])
+    at_1000 = np.exp(np.interp(dimension, DIMENSION, LOG_LINK))
+    return np.minimum(at_1000 * (n_points / 1000) ** -np.interp(dimension, DIMENSION, EXPONENT), LARGEST_LINK)
+
+
+@dataclass(frozen=True)
+class Tree:
+    """Order in which clusters are joined.
+
+    Parameters
+    ----------
+    merges
+        Nodes joined by each step, shape (n_leaves − 1, 2): leaves are 0 … n_leaves − 1, step `i` makes n_leaves + `i`.
+    link
+        How strongly they were linked, in units of the link inside a homogeneous cluster, shape (n_leaves − 1,); never
+        larger than at the step before.
+    """
+
+    merges: NDArray[np.int64]
+    link: NDArray[np.float64]
+
+    @property
+    def n_leaves(self) -> int:
+        """Number of leaves."""
+        return len(self.merges) + 1
+
+    def n_clusters(self, resolution: float = 1.0) -> int:
+        """Number of clusters at a resolution."""
+        return self.n_leaves - int((self.link >= THRESHOLD * resolution).sum())
+
+    def cut(self, n_clusters: int) -> NDArray[np.int64]:
+        """Cluster of every leaf, shape (n_leaves,), numbered in the order of their first leaves."""
+        n = self.n_leaves
+        owner = np.arange(n + len(self.merges))
+        for step in range(max(0, n - n_clusters)):
+            owner[self.merges[step]] = n + step
+        for node in range(len(owner) - 1, -1, -1):
+            owner[node] = owner[owner[node]]
+        _, first, inverse = np.unique(owner[:n], return_index=True, return_inverse=True)
+        rank = np.empty(len(first), np.int64)
+        rank[np.argsort(first)] = np.arange(len(first))
+        return rank[inverse]
+
+
+@dataclass
+class Links:
+    """Weights between clusters, with what is needed to compare them with those inside a homogeneous cluster.
+
+    Parameters
+    ----------
+    table
+        Weight between clusters, symmetric, sums to one, shape (n_clusters, n_clusters).
+    count
+        Points of each, shape (n_clusters,).
+    inverse_dimension
+        Sum over its points of one over the local dimension, shape (n_clusters,).
+    known
+        Links that were measured elsewhere, not a number where there are none, shape (n_clusters, n_clusters).
+    """
+
+    table: NDArray[np.float64]
+    count: NDArray[np.float64]
+    inverse_dimension: NDArray[np.float64]
+    known: NDArray[np.float64]
+
+    @classmethod
+    def between(
+        cls, labels: NDArray[np.int64], graph: sp.csr_matrix, inverse_dimension: NDArray[np.float64]
+    ) -> Links:
+        """Sum up a graph of points, whose clusters are counted from 0 without gaps."""
+        n = int(labels.max()) + 1
+        member = sp.csr_matrix((np.ones(len(labels)), labels, np.arange(len(labels) + 1)), shape=(len(labels), n))
+        table = np.asarray((member.T @ graph @ member).todense(), np.float64)
+        table = (table + table.T) / max(2 * table.sum(), 1e-300)
+        count = np.bincount(labels, minlength=n).astype(np.float64)
+        return cls(table, count, np.bincount(labels, inverse_dimension, n), np.full((n, n), np.nan))
+
+    def of(self, i: int) -> NDArray[np.float64]:
+        """Link of one cluster to all, in units of the link inside a homogeneous cluster of both."""
+        share = np.maximum(self.table.sum(axis=1), 1e-300)
+        small, large = np.minimum(share, share[i]), np.maximum(share, share[i])
+        link = self.table[i] / (small ** (1 - LEAN) * large**LEAN)
+        points = self.count + self.count[i]
+        dimension = points / np.maximum(self.inverse_dimension + self.inverse_dimension[i], 1e-12)
+        link = link / homogeneous_link(points, dimension)
+        link = np.where(np.isnan(self.known[i]), link, self.known[i])
+        link[i] = -1.0
+        return link
+
+    def join(self, i: int, j: int) -> None:
+        """Make `i` the union of both; `j` is left empty."""
+        self.table[i] += self.table[j]
+        self.table[:, i] += self.table[:, j]
+        self.table[j] = self.table[:, j] = 0
+        self.count[i] += self.count[j]
+        self.inverse_dimension[i] += self.inverse_dimension[j]
+        self.known[i] = self.known[:, i] = np.fmax(self.known[i], self.known[j])
+
+
+def merge_tree(links: Links) -> Tree:
+    """Join the two clusters that are linked most, until one is left.
+
+    A pair's link is the weight between the two over a mean of their shares that leans towards the smaller one, in units
+    of what it would be if both were parts of one homogeneous cluster (:func:`homogeneous_link`). Where no link reaches
+    the threshold any more, the clusters that are left are apart, and the order in which they are joined prefers small
+    ones.
+
+    Parameters
+    ----------
+    links
+        Of the leaves; used up.
+    """
+    n = len(links.count)
+    link = np.stack([links.of(i) for i in range(n)]) if n else np.empty((0, 0))
+    node, alive = np.arange(n), np.ones(n, bool)
+    merges, strength = [], []
+    for step in range(n - 1):
+        flat = int(link.argmax())
+        i, j = divmod(flat, n)
+        if link[i, j] < THRESHOLD:
+            share = np.maximum(links.table.sum(axis=1), 1e-300)
+            favoured = np.where(link >= 0, np.maximum(link, 1e-9) * np.minimum.outer(share, share) ** -SIZE, -1)
+            i, j = divmod(int(favoured.argmax()), n)
+        i, j = min(i, j), max(i, j)
+        merges.append((node[i], node[j]))
+        strength.append(link[i, j])
+        links.join(i, j)
+        node[i], alive[j] = n + step, False
+        link[j] = link[:, j] = -1
+        row = np.where(alive, links.of(i), -1)
+        link[i] = link[:, i] = row
+    # What is joined although it was linked less than what came later is no more apart than that.
+    found = np.maximum.accumulate(np.array(strength)[::-1])[::-1] if strength else np.empty(0)
+    return Tree(np.array(merges, np.int64).reshape(-1, 2), found)

@@ -1,0 +1,115 @@
+"""The fit of the default preset: two walks over the matrix, registration, communities, and every cell to its leaf."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from scfcmi.communities import Landmarks, Tree, find_communities, landmarks
+from scfcmi.front import Front
+from scfcmi.registration import Design, Positions, Registration, register, registered
+from scfcmi.source import Block, Continuous, Groups, MatrixSource, dense, stratified_sketch
+
+from ._state import Assignment, Registered, best_leaf
+
+# Directions of the front layer, its pole in typical lengths, and the cells that it is estimated from.
+N_COMPS, HEIGHT, FRONT_CELLS = 50, 0.7, 20_000
+# Cells among which communities are looked for.
+LANDMARKS = 30_000
+
+
+@dataclass(frozen=True)
+class DefaultFit:
+    """A fit, and what it found for the cells that it was fitted to.
+
+    Parameters
+    ----------
+    state
+        What is kept.
+    registration
+        The mixture of the first look with its history.
+    assignment
+        Of the cells of the fit.
+    """
+
+    state: Registered
+    registration: Registration
+    assignment: Assignment
+
+
+def fit_default(
+    source: MatrixSource,
+    groups: Groups,
+    values: Continuous,
+    *,
+    n_clusters: int | None,
+    resolution: float,
+    fairness: float,
+    standardize: bool,
+    random_state: int,
+    device: torch.device | str,
+    tell: Callable[[str], None] | None = None,
+) -> DefaultFit:
+    """Fit to all cells of a source.
+
+    Parameters
+    ----------
+    source
+        Rows, shape (n_cells, n_columns); values that are still to be checked are checked in the first walk.
+    groups, values
+        Attributes of every cell.
+    n_clusters, resolution
+        Where the tree is cut: into so many clusters if their number is given, at a resolution otherwise.
+    fairness
+        β, the weight of I(G;C) in the free energy.
+    standardize
+        Whether columns are brought to unit variance.
+    random_state
+        Seed.
+    device
+        Where to compute.
+    tell
+        Called with a few words at every step.
+    """
+    say = tell or (lambda words: None)
+    n = source.shape[0]
+    rng = np.random.default_rng(random_state)
+    some = stratified_sketch(groups.codes, FRONT_CELLS, rng)
+    block = source.gather(some)
+    design = Design.of(groups, values)
+    levels = np.hstack([groups.level_codes[some], values.take(some).bins()])
+    front = Front.fit(block, levels, N_COMPS, standardize=standardize, height=HEIGHT)
+    del block
+    say("front layer")
+    smooth = design.smooth(values.values)
+    cells = Positions.empty(groups.codes, groups.n, front.n_comps, smooth, device)
+    for rows, part in source.chunks():
+        cells.put(rows, front.transform_on(device, part))
+    fit = register(
+        cells, design, fairness=fairness, bins=values.bins(), random_state=random_state, tell=tell
+    )
+    say("registration")
+    position, component, likelihood = (cells.in_order(part) for part in registered(fit.mixture, cells, fairness))
+    picked = landmarks(component.cpu().numpy(), LANDMARKS, rng)
+    on_device = torch.from_numpy(picked).to(position.device)
+    chosen = Landmarks(
+        source.gather(picked),
+        groups.codes[picked],
+        values.values[picked],
+        design,
+        fairness,
+        standardize,
+        HEIGHT,
+        random_state,
+    )
+    tree, look = find_communities(chosen, front, fit.mixture, position[on_device], component[on_device])
+    say("communities")
+    k = tree.n_clusters(resolution) if n_clusters is None else n_clusters
+    state = Registered(look, tree, tree.cut(k), design, fairness, fit.typical)
+    votes = state.votes(position, component, source.gather, groups.codes, smooth)
+    found = state.assignment(votes, position, likelihood)
+    return DefaultFit(state, fit, found)

@@ -1,0 +1,179 @@
+"""What a fit of the default keeps: everything that later cells need, and what files hold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from scfcmi.communities import Look, Tree, Votes, vote
+from scfcmi.registration import Design, Positions, registered, registered_without_group
+from scfcmi.source import Block
+
+RowsOf = Callable[[NDArray[np.int64]], Block]
+# A cell is unlike all others when its log-likelihood is so many robust standard deviations below the median.
+UNLIKE = 6.0
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """Where cells go.
+
+    Parameters
+    ----------
+    labels
+        Cluster of each cell, 0 the largest of the fit, shape (n_cells,).
+    proba
+        p(cluster | cell), rows sum to one, shape (n_cells, n_clusters).
+    embedding
+        Registered position, shape (n_cells, n_dims); with the published network its embedding.
+    leaves
+        p(leaf | cell), sparse, shape (n_cells, n_leaves); nothing with the published network.
+    unlike
+        Whether a cell is unlike all that was fitted, shape (n_cells,); nothing with the published network.
+    """
+
+    labels: NDArray[np.int64]
+    proba: NDArray[np.float32]
+    embedding: NDArray[np.float32]
+    leaves: sp.csr_matrix | None = None
+    unlike: NDArray[np.bool_] | None = None
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A fit of the default preset.
+
+    Parameters
+    ----------
+    look
+        Landmarks, seen from afar and from closer by, with the front layers and mixtures of every look.
+    tree
+        Over the leaves that landmarks belong to.
+    cluster_of_leaf
+        The cut: cluster of every leaf, shape (n_leaves,).
+    design
+        What displaces cells.
+    fairness
+        β of the mixtures' proportions.
+    typical
+        Median and robust standard deviation of the log-likelihood of a cell.
+    """
+
+    look: Look
+    tree: Tree
+    cluster_of_leaf: NDArray[np.int64]
+    design: Design
+    fairness: float
+    typical: tuple[float, float]
+
+    @property
+    def n_clusters(self) -> int:
+        """Number of clusters."""
+        return int(self.cluster_of_leaf.max()) + 1
+
+    @property
+    def device(self) -> torch.device:
+        """Where the fit works."""
+        return self.look.position.device
+
+    def assign(
+        self, block: Block, codes: NDArray[np.int64] | None, values: NDArray[np.float64] | None = None
+    ) -> Assignment:
+        """Clusters of some cells.
+
+        Parameters
+        ----------
+        block
+            The cells, shape (n_cells, n_columns).
+        codes
+            Their groups; when absent, every cell is placed by what each group would make of it, as likely as it is.
+        values
+            Their numbers, shape (n_cells, n_numbers); typical ones when absent.
+        """
+        n = block.shape[0]
+        smooth = self._smooth(values, n)
+        z = self.look.front.transform_on(self.device, block)
+        position, component, likelihood = self.place(self.look, z, codes, smooth)
+        votes = self.votes(position, component, lambda rows: block[rows], codes, smooth)
+        return self.assignment(votes, position, likelihood)
+
+    def place(
+        self, look: Look, z: Tensor, codes: NDArray[np.int64] | None, smooth: NDArray[np.float32]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Registered positions, likeliest components and log-likelihoods of cells at the positions `z` of a look."""
+        if codes is None:
+            return registered_without_group(look.mixture, z, torch.from_numpy(smooth).to(z), self.fairness)
+        cells = Positions.of(z, codes, self.design.n_groups, smooth, z.device)
+        position, component, likelihood = registered(look.mixture, cells, self.fairness)
+        return cells.in_order(position), cells.in_order(component), cells.in_order(likelihood)
+
+    def votes(
+        self,
+        position: Tensor,
+        component: Tensor,
+        rows_of: RowsOf,
+        codes: NDArray[np.int64] | None,
+        smooth: NDArray[np.float32],
+        look: Look | None = None,
+    ) -> Votes:
+        """p(leaf | cell) of registered cells; those in a branch with a closer look are looked at again.
+
+        Parameters
+        ----------
+        position, component
+            Of the cells, in the look.
+        rows_of
+            Gives some of the cells as they were measured.
+        codes, smooth
+            Their groups and smooth functions.
+        look
+            The first one when absent.
+        """
+        look = self.look if look is None else look
+        votes, branch = vote(look, position, component)
+        for which, closer in look.closer.items():
+            inside = np.flatnonzero(branch == which)
+            if not len(inside):
+                continue
+            z = closer.front.transform_on(self.device, rows_of(inside))
+            own_codes = None if codes is None else codes[inside]
+            place = self.place(closer, z, own_codes, smooth[inside])
+            finer = self.votes(
+                *place[:2], lambda rows, inside=inside: rows_of(inside[rows]), own_codes, smooth[inside], closer
+            )
+            votes = votes.refined(inside, finer, np.isin(votes.leaf[inside], closer.leaf))
+        return votes
+
+    def assignment(self, votes: Votes, position: Tensor, likelihood: Tensor) -> Assignment:
+        """Clusters from votes for leaves."""
+        leaves = votes.matrix(self.tree.n_leaves)
+        n = leaves.shape[0]
+        member = sp.csr_matrix(
+            (np.ones(self.tree.n_leaves, np.float32), self.cluster_of_leaf, np.arange(self.tree.n_leaves + 1)),
+            shape=(self.tree.n_leaves, self.n_clusters),
+        )
+        proba = np.asarray((leaves @ member).todense(), np.float32)
+        middle, scatter = self.typical
+        unlike = (likelihood < middle - UNLIKE * scatter).cpu().numpy()
+        labels = self.cluster_of_leaf[best_leaf(leaves)] if n else np.empty(0, np.int64)
+        return Assignment(labels, proba, position.float().cpu().numpy(), leaves, unlike)
+
+    def _smooth(self, values: NDArray[np.float64] | None, n: int) -> NDArray[np.float32]:
+        if values is None:
+            return np.zeros((n, self.design.n_smooth), np.float32)
+        return self.design.smooth(values)
+
+
+def best_leaf(leaves: sp.csr_matrix) -> NDArray[np.int64]:
+    """The likeliest leaf of every cell, shape (n_cells,)."""
+    n = leaves.shape[0]
+    rows = np.repeat(np.arange(n), np.diff(leaves.indptr))
+    # Sorted by row and falling probability; of equals the first leaf.
+    order = np.lexsort((leaves.indices, -leaves.data, rows))
+    return leaves.indices[order[leaves.indptr[:-1]]].astype(np.int64)

@@ -1,0 +1,23 @@
+"""Where a cell would be, had it been measured like the others."""
+
+from ._design import Design
+from ._fit import Registration, n_components, register, registered, registered_without_group
+from ._mixture import Coefficients, Mixture, Prior, e_step, free_energy, m_step, responsibilities
+from ._positions import Positions
+
+__all__ = [
+    "Coefficients",
+    "Design",
+    "Mixture",
+    "Positions",
+    "Prior",
+    "Registration",
+    "e_step",
+    "free_energy",
+    "m_step",
+    "n_components",
+    "register",
+    "registered",
+    "registered_without_group",
+    "responsibilities",
+]

@@ -1,0 +1,297 @@
+"""From positions to a fitted mixture: starts on a sketch, the choice among them, new components, passes over all cells."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.cluster import KMeans
+from torch import Tensor
+
+from scfcmi.source import stratified_sketch
+
+from ._design import Design
+from ._matching import align
+from ._mixture import Coefficients, Mixture, Prior, Sums, e_step, free_energy, m_step, responsibilities
+from ._positions import Positions
+
+# Rounds on the sketch, the share of them in which temperature and fairness fall, and passes over all cells.
+ROUNDS, ANNEALED, PASSES = 30, 0.6, 5
+# Rounds between estimates of the prior's scales.
+REFINED_EVERY = 4
+HOTTEST = 2.0
+# Largest number of cells that starts are tried on, and that are matched.
+SKETCH, MATCHED = 8_000, 4_000
+# Rounds of matching; numbers, whose first and last quantiles meet late, take more.
+MATCHING_ROUNDS, MATCHING_ROUNDS_NUMBERS = 5, 10
+# Length scales of the prior that are compared.
+LENGTHS = (0.5, 1.0, 2.0)
+# A cell is far from all components when its likelihood is below that of so many standard deviations of a typical cell.
+FAR = 5.0
+FEWEST = 5
+
+
+@dataclass(frozen=True)
+class Registration:
+    """A fitted mixture, and what was learned on the way.
+
+    Parameters
+    ----------
+    mixture
+        Parameters.
+    prior
+        Scales of the displacements.
+    coefficients
+        Displacements in the features of the prior.
+    fairness
+        β of the proportions.
+    typical
+        Median log-likelihood of a cell, and its scatter (a robust standard deviation), by which cells unlike all others
+        are told.
+    history
+        Terms of the free energy, one value per round on the sketch of the start that was kept, and per pass.
+    starts
+        Free energy per cell of each start, by name.
+    """
+
+    mixture: Mixture
+    prior: Prior
+    coefficients: Coefficients
+    fairness: float
+    typical: tuple[float, float]
+    history: dict[str, NDArray[np.float64]]
+    starts: dict[str, float]
+
+
+def n_components(n_cells: int) -> int:
+    """Components to start with: more for more cells, and no more than the cells can tell apart."""
+    return max(1, min(round(2 * n_cells**0.4), n_cells // 15))
+
+
+def register(
+    cells: Positions,
+    design: Design,
+    *,
+    fairness: float = 0.0,
+    starts: tuple[str, ...] = ("none", "matched"),
+    bins: NDArray[np.int64] | None = None,
+    random_state: int = 0,
+    rounds: int = ROUNDS,
+    tell: Callable[[str], None] | None = None,
+) -> Registration:
+    """Fit the mixture to all cells.
+
+    Parameters
+    ----------
+    cells
+        Positions, sorted by group; with several processes, this process's share of them.
+    design
+        What displaces cells.
+    fairness
+        β, the weight of I(G;C) in the free energy.
+    starts
+        Where to begin: `"none"`, no displacement; `"matched"`, mutual neighbours of different groups.
+    bins
+        Quantiles of the numbers, which matching sees as levels, shape (n_cells, n_numbers), in the order of the cells.
+    random_state
+        Seed.
+    rounds
+        Rounds on the sketch.
+    tell
+        Called with a few words at every step.
+    """
+    rng = np.random.default_rng(random_state)
+    rows = sketch(cells, SKETCH, rng)
+    some = cells if rows is None else cells.take(rows)
+    found: dict[str, tuple[float, Mixture, Prior, Coefficients, list[dict[str, float]]]] = {}
+    for name in starts if design.n_groups > 1 or design.n_smooth else ("none",):
+        first = _start(name, some, design, None if bins is None else (bins if rows is None else bins[rows]), rng)
+        found[name] = _anneal(*first, some, design, fairness, rounds)
+        if tell is not None:
+            tell(f"start {name}: free energy {found[name][0]:.4f}")
+    best = min(found, key=lambda name: found[name][0])
+    _, mixture, prior, coefficients, history = found[best]
+    if rows is not None:
+        mixture = with_new_components(mixture, cells, fairness, rng)
+        for _ in range(PASSES):
+            sums = e_step(mixture, cells, fairness)
+            history.append(asdict(free_energy(sums, coefficients.penalty, mixture.log_shares(fairness))))
+            mixture, coefficients = m_step(sums, mixture, design, prior)
+    typical = _typical(mixture, some, fairness)
+    columns = {name: np.array([row[name] for row in history]) for name in history[0]}
+    energies = {name: value[0] for name, value in found.items()}
+    return Registration(mixture, prior, coefficients, fairness, typical, columns, energies)
+
+
+def sketch(cells: Positions, size: int, rng: np.random.Generator) -> NDArray[np.int64] | None:
+    """Some of the cells, of every group at least a few; nothing if there are no more than that."""
+    if cells.n_cells <= size:
+        return None
+    return stratified_sketch(cells.codes[cells.slot], size, rng)
+
+
+def _start(
+    name: str, cells: Positions, design: Design, bins: NDArray[np.int64] | None, rng: np.random.Generator
+) -> tuple[Mixture, Prior]:
+    """Components by k-means, where cells stand or where matching would take them."""
+    z, codes, n_groups = cells.z, cells.codes, design.n_groups
+    n, where = len(z), z
+    if name == "matched":
+        rows, positions = _matched(cells, design, bins, rng)
+        codes, z = codes[rows], z[torch.from_numpy(rows).to(z.device)]
+        where = torch.from_numpy(positions).to(z)
+    seed = int(rng.integers(2**31))
+    kmeans = KMeans(min(n_components(n), max(1, len(z) // 15)), n_init=1, random_state=seed).fit(where.cpu().float().numpy())
+    means = torch.from_numpy(kmeans.cluster_centers_).to(z)
+    m, d = means.shape
+    group = torch.from_numpy(codes).to(z.device)
+    moved = z.new_zeros(n_groups, d).index_add_(0, group, z - where)
+    sizes = torch.bincount(group, minlength=n_groups).to(z)
+    moves = (moved / sizes.clamp_min(1)[:, None])[:, None].expand(n_groups, m, d).clone()
+    mixture = Mixture(
+        means=means,
+        variances=torch.full_like(means[:, 0], max(kmeans.inertia_ / len(z) / d, 1e-8)),
+        shares=torch.full((n_groups, m), 1 / m).to(z),
+        moves=moves,
+        slopes=z.new_zeros(design.n_smooth, m, d),
+        sizes=sizes / len(z),
+    )
+    return mixture, Prior.wide(means)
+
+
+def _anneal(
+    mixture: Mixture, prior: Prior, cells: Positions, design: Design, fairness: float, rounds: int
+) -> tuple[float, Mixture, Prior, Coefficients, list[dict[str, float]]]:
+    """EM on the sketch: hot and fair at first, then with the scales of the prior estimated as well."""
+    history = []
+    first_cold = round(ANNEALED * rounds)
+    for turn in range(rounds):
+        cooled = min(1.0, turn / first_cold)
+        beta = 1 + (fairness - 1) * cooled
+        log_shares = mixture.log_shares(beta)
+        sums = e_step(mixture, cells, beta, HOTTEST ** (1 - cooled))
+        if cooled == 1 and (turn - first_cold) % REFINED_EVERY == 0 and design.n_groups + design.n_smooth > 1:
+            prior = _refined(prior, sums, mixture, design)
+        mixture, coefficients = m_step(sums, mixture, design, prior)
+        history.append(asdict(free_energy(sums, coefficients.penalty, log_shares)))
+    sums = e_step(mixture, cells, fairness)
+    return _evidence(sums, coefficients), mixture, prior, coefficients, history
+
+
+def _refined(prior: Prior, sums: Sums, mixture: Mixture, design: Design) -> Prior:
+    """One step towards the most likely scales, at the length scale under which the sums are likeliest."""
+    found = []
+    for length in LENGTHS:
+        candidate = replace(prior, length=length)
+        _, coefficients = m_step(sums, mixture, design, candidate, n_rounds=1)
+        energy = coefficients.misfit + coefficients.penalty + coefficients.log_det / 2
+        found.append((energy, candidate.refined(coefficients.gain, mixture.means)))
+    return min(found, key=lambda pair: pair[0])[1]
+
+
+def _evidence(sums: Sums, coefficients: Coefficients) -> float:
+    """Negative log evidence per cell, displacements integrated out by Laplace's approximation."""
+    n = float(sums.mass.sum())
+    return (-float(sums.totals[0]) + coefficients.penalty + coefficients.log_det / 2) / n
+
+
+def _matched(
+    cells: Positions, design: Design, bins: NDArray[np.int64] | None, rng: np.random.Generator
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Rows of some cells, and where matching takes them."""
+    codes = cells.codes
+    rows = stratified_sketch(codes, MATCHED, rng)
+    levels = design.levels[codes[rows]]
+    if bins is not None and bins.shape[1]:
+        back = np.empty(len(codes), np.int64)
+        back[cells.slot] = np.arange(len(codes))
+        levels = np.hstack([levels, bins[back[rows]]])
+    z = cells.z[torch.from_numpy(rows).to(cells.z.device)].cpu().float().numpy()
+    rounds = MATCHING_ROUNDS_NUMBERS if design.n_smooth else MATCHING_ROUNDS
+    length = np.median(np.linalg.norm(z, axis=1))
+    aligned = align(z, levels, n_neighbors=15, n_candidates=10, n_matches=5, n_rounds=rounds)
+    return rows, aligned.position * length
+
+
+def with_new_components(
+    mixture: Mixture, cells: Positions, fairness: float, rng: np.random.Generator
+) -> Mixture:
+    """Add components where the likelihood is low: a rare type may have no cell in the sketch."""
+    log_shares = mixture.log_shares(fairness)
+    parts, nearest = [], []
+    for group, rows in cells.chunks(mixture.n_components):
+        joint = mixture.log_joint(group, cells.z[rows], cells.smooth[rows], log_shares)
+        best = joint.argmax(1)
+        z = cells.z[rows] - mixture.moves[group][best]
+        d = z.shape[1]
+        distance = (z - mixture.means[best]).square().sum(1) / mixture.variances[best]
+        far = distance > d + FAR * np.sqrt(2 * d)
+        parts.append(z[far])
+        nearest.append(best[far])
+    lonely = torch.cat(parts)
+    if len(lonely) < FEWEST:
+        return mixture
+    if len(lonely) > SKETCH:
+        lonely = lonely[torch.from_numpy(np.sort(rng.choice(len(lonely), SKETCH, replace=False))).to(lonely.device)]
+    k = max(1, min(len(lonely) // FEWEST, n_components(len(lonely)) * 2, mixture.n_components))
+    kmeans = KMeans(k, n_init=1, random_state=int(rng.integers(2**31))).fit(lonely.cpu().float().numpy())
+    kept = np.bincount(kmeans.labels_, minlength=k) >= FEWEST
+    means = torch.from_numpy(kmeans.cluster_centers_[kept]).to(mixture.means)
+    if not len(means):
+        return mixture
+    # They start with the displacement of the component they are nearest to, and a small share in every group.
+    near = torch.cdist(means, mixture.means).argmin(1)
+    share = len(parts) and len(lonely) / cells.n_cells / max(len(means), 1)
+    shares = torch.cat([mixture.shares, torch.full_like(mixture.shares[:, : len(means)], share)], 1)
+    return Mixture(
+        means=torch.cat([mixture.means, means]),
+        variances=torch.cat([mixture.variances, mixture.variances[near]]),
+        shares=shares / shares.sum(1, keepdim=True),
+        moves=torch.cat([mixture.moves, mixture.moves[:, near]], 1),
+        slopes=torch.cat([mixture.slopes, mixture.slopes[:, near]], 1),
+        sizes=mixture.sizes,
+    )
+
+
+def _typical(mixture: Mixture, cells: Positions, fairness: float) -> tuple[float, float]:
+    """Median log-likelihood of a cell, and a robust standard deviation of it."""
+    values = registered(mixture, cells, fairness)[2].cpu().double().numpy()
+    low, middle, high = np.quantile(values, [0.25, 0.5, 0.75])
+    return float(middle), float(max((high - low) / 1.349, 1e-9))
+
+
+def registered(mixture: Mixture, cells: Positions, fairness: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Registered positions z − E[displacement], likeliest components, and log-likelihoods.
+
+    All in the order of the rows of `cells.z`, shapes (n_cells, n_dims), (n_cells,) and (n_cells,).
+    """
+    log_shares = mixture.log_shares(fairness)
+    position, likelihood = torch.empty_like(cells.z), torch.empty_like(cells.z[:, 0])
+    component = torch.empty(len(cells.z), dtype=torch.int64, device=cells.z.device)
+    for group, rows in cells.chunks(mixture.n_components):
+        z, smooth = cells.z[rows], cells.smooth[rows]
+        r, likelihood[rows] = responsibilities(mixture.log_joint(group, z, smooth, log_shares))
+        position[rows] = z - mixture.displacement(group, r, smooth)
+        component[rows] = r.argmax(1)
+    return position, component, likelihood
+
+
+def registered_without_group(
+    mixture: Mixture, z: Tensor, smooth: Tensor, fairness: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The same for cells whose group is not known: each group counts as much as it is likely to have made the cell."""
+    log_shares = mixture.log_shares(fairness)
+    log_sizes = torch.log(mixture.sizes.clamp_min(1e-12))
+    total = torch.full_like(z[:, 0], -torch.inf)
+    moved, mass = torch.zeros_like(z), torch.zeros((len(z), mixture.n_components), dtype=z.dtype, device=z.device)
+    for group in range(len(mixture.moves)):
+        r, evidence = responsibilities(mixture.log_joint(group, z, smooth, log_shares))
+        evidence = evidence + log_sizes[group]
+        new = torch.logaddexp(total, evidence)
+        old, own = torch.exp(total - new)[:, None], torch.exp(evidence - new)[:, None]
+        moved = old * moved + own * mixture.displacement(group, r, smooth)
+        mass, total = old * mass + own * r, new
+    return z - moved, mass.argmax(1), total

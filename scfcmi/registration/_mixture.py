@@ -1,0 +1,440 @@
+"""The mixture with coherent displacements: parameters, E step with its sums, M step, free energy.
+
+Cell i of group g, in the front layer's coordinates, comes from one of M components: z ~ N(μ_c + D_gc + Σ_p φ_p B_pc, s_c² I),
+with proportions π_gc of each group's own. Displacements are sums of what the levels of the attributes contribute, and each
+contribution is a Gaussian process over the components' centres: a common shift, and what varies smoothly from centre to
+centre, so that neighbouring types move alike. See the method page for the derivation, and for its relation to the
+objective of Zeng et al., CVPR 2023.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields, replace
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ._design import Design
+from ._positions import Positions
+
+# Cells of no weight that every group adds to every component, and that every component adds to the pooled variance.
+PSEUDO_COUNT, PSEUDO_CELLS = 1e-3, 20.0
+# Variance of a component, as a share of the pooled one, below which none falls.
+LEAST_VARIANCE = 0.2
+# Scales of displacements, in typical distances between types, below which none falls.
+LEAST_SCALE = 0.01
+# Directions in which displacements may vary over components.
+RANK = 64
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """A fitted mixture.
+
+    Parameters
+    ----------
+    means
+        Centres μ, shape (n_components, n_dims).
+    variances
+        s², shape (n_components,).
+    shares
+        Proportions π of each group, shape (n_groups, n_components).
+    moves
+        Displacement D of each group in each component, shape (n_groups, n_components, n_dims).
+    slopes
+        Displacement B per unit of each smooth function, shape (n_smooth, n_components, n_dims).
+    sizes
+        Share of all cells that each group has, shape (n_groups,).
+    """
+
+    means: Tensor
+    variances: Tensor
+    shares: Tensor
+    moves: Tensor
+    slopes: Tensor
+    sizes: Tensor
+
+    @property
+    def n_components(self) -> int:
+        """Number of components."""
+        return len(self.means)
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Mixture:
+        """The same on another device or in another precision."""
+        return Mixture(**{field.name: getattr(self, field.name).to(device, dtype) for field in fields(self)})
+
+    def log_shares(self, fairness: float) -> Tensor:
+        """Logarithms of π_gc^(1−β) π_c^β, shape (n_groups, n_components)."""
+        common = self.sizes @ self.shares
+        return (1 - fairness) * torch.log(self.shares + 1e-12) + fairness * torch.log(common + 1e-12)
+
+    def log_joint(self, group: int, z: Tensor, smooth: Tensor, log_shares: Tensor) -> Tensor:
+        """Log p(z, c | g) of cells of one group, shape (n_cells, n_components)."""
+        centres, precision = self.means + self.moves[group], 1 / self.variances
+        half = z.square().sum(1, keepdim=True) / 2
+        fit = z @ centres.T - half - centres.square().sum(1) / 2
+        for p in range(len(self.slopes)):
+            slope, x = self.slopes[p], smooth[:, p : p + 1]
+            fit += x * (z @ slope.T - (centres * slope).sum(1))
+            for q in range(len(self.slopes)):
+                fit -= x * smooth[:, q : q + 1] * (slope * self.slopes[q]).sum(1) / 2
+        return fit * precision + (log_shares[group] - z.shape[1] / 2 * torch.log(2 * math.pi * self.variances))
+
+    def displacement(self, group: int, r: Tensor, smooth: Tensor) -> Tensor:
+        """Expected displacement of cells of one group, given p(c | z), shape (n_cells, n_dims)."""
+        total = r @ self.moves[group]
+        for p in range(len(self.slopes)):
+            total += smooth[:, p : p + 1] * (r @ self.slopes[p])
+        return total
+
+
+@dataclass(frozen=True)
+class Sums:
+    """What a pass over the cells leaves: all that the M step needs, whatever the number of cells.
+
+    Parameters
+    ----------
+    mass, first
+        Σ r and Σ r z per group and component, shapes (n_groups, n_components) and (…, n_dims).
+    second
+        Σ r ‖z‖² per component, shape (n_components,).
+    smooth_mass, smooth_first, smooth_second
+        Σ r φ, Σ r φ z and Σ r φ φᵀ, shapes (n_groups, n_components, n_smooth), (n_smooth, n_components, n_dims) and
+        (n_smooth, n_smooth, n_components).
+    totals
+        Σ log-likelihood and Σ entropy of p(c | z), shape (2,), in double precision.
+    """
+
+    mass: Tensor
+    first: Tensor
+    second: Tensor
+    smooth_mass: Tensor
+    smooth_first: Tensor
+    smooth_second: Tensor
+    totals: Tensor
+
+    def over_processes(self) -> Sums:
+        """The sums over all processes of a launched program: one all-reduce."""
+        if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+            return self
+        parts = [getattr(self, field.name) for field in fields(self)]
+        flat = torch.cat([part.double().reshape(-1) for part in parts])
+        dist.all_reduce(flat)
+        split = torch.split(flat, [part.numel() for part in parts])
+        return Sums(*(new.reshape(part.shape).to(part.dtype) for new, part in zip(split, parts, strict=True)))
+
+
+def e_step(mixture: Mixture, cells: Positions, fairness: float, temperature: float = 1.0) -> Sums:
+    """One pass over all cells.
+
+    Parameters
+    ----------
+    mixture
+        The present parameters.
+    cells
+        Positions.
+    fairness
+        β: proportions are π_gc^(1−β) π_c^β.
+    temperature
+        T: p(c | z) ∝ p(z, c)^(1/T).
+    """
+    n_groups, m, d = mixture.moves.shape
+    p = len(mixture.slopes)
+    new = mixture.means.new_zeros
+    mass, first, second = new(n_groups, m), new(n_groups, m, d), new(m)
+    smooth_mass, smooth_first, smooth_second = new(n_groups, m, p), new(p, m, d), new(p, p, m)
+    totals = torch.zeros(2, dtype=torch.float32 if new(0).device.type == "mps" else torch.float64, device=new(0).device)
+    log_shares = mixture.log_shares(fairness)
+    for group, rows in cells.chunks(m):
+        z, smooth = cells.z[rows], cells.smooth[rows]
+        joint = mixture.log_joint(group, z, smooth, log_shares)
+        r, evidence = responsibilities(joint, temperature)
+        mass[group] += r.sum(0)
+        first[group] += r.T @ z
+        second += z.square().sum(1) @ r
+        total = evidence.sum(dtype=totals.dtype)
+        totals[0] += total
+        totals[1] += (total - torch.dot(r.reshape(-1), joint.reshape(-1))) / temperature
+        for i in range(p):
+            weighted = r * smooth[:, i : i + 1]
+            smooth_mass[group, :, i] += weighted.sum(0)
+            smooth_first[i] += weighted.T @ z
+            smooth_second[i] += smooth.T @ weighted
+    return Sums(mass, first, second, smooth_mass, smooth_first, smooth_second, totals).over_processes()
+
+
+def responsibilities(log_joint: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+    """p(c | z) at a temperature, and T log Σ_c p(z, c)^(1/T), shapes (n_cells, n_components) and (n_cells,)."""
+    highest = log_joint.amax(1, keepdim=True)
+    r = (log_joint - highest).div_(temperature).exp_()
+    total = r.sum(1, keepdim=True)
+    return r.div_(total), highest[:, 0] + temperature * torch.log(total[:, 0])
+
+
+@dataclass(frozen=True)
+class Prior:
+    """Scales of the Gaussian process over components, estimated from the data.
+
+    Parameters
+    ----------
+    common
+        Variance of a level's common shift, per dimension.
+    local
+        Variance of what a component adds to it, per dimension.
+    length
+        Distance over which it varies, in units of the typical distance of a centre from the middle.
+    """
+
+    common: float
+    local: float
+    length: float = 1.0
+
+    @classmethod
+    def wide(cls, means: Tensor) -> Prior:
+        """Where to start: shifts as large as the distances between types, deviations half as large."""
+        per_dim = _spread(means) ** 2 / means.shape[1]
+        return cls(per_dim, per_dim / 4)
+
+    def refined(self, gain: tuple[float, float], means: Tensor) -> Prior:
+        """One step of EM for the scales, given the coefficients' posterior second moments in units of the prior."""
+        least = (LEAST_SCALE * _spread(means)) ** 2 / means.shape[1]
+        common, local = (min(max(value, 0.1), 10.0) for value in gain)
+        return replace(self, common=max(self.common * common, least), local=max(self.local * local, least))
+
+    def features(self, means: Tensor) -> Tensor:
+        """Φ with K ≈ Φ Φᵀ over the components, shape (n_components, 1 + rank), in double precision."""
+        spread = max(_spread(means), 1e-12)
+        kernel = torch.exp(-_squared_distances(means.double()) / (2 * (self.length * spread) ** 2))
+        values, vectors = torch.linalg.eigh(kernel)
+        kept = vectors[:, -RANK:] * values[-RANK:].clamp_min(0).sqrt()
+        ones = torch.ones_like(kept[:, :1])
+        return torch.cat([math.sqrt(self.common) * ones, math.sqrt(self.local) * kept], 1)
+
+
+@dataclass(frozen=True)
+class Coefficients:
+    """Displacements in the features of the prior, where their prior is standard normal.
+
+    Parameters
+    ----------
+    levels
+        Of every level of every attribute, each of shape (n_levels, n_features, n_dims).
+    smooth
+        Of the smooth functions, shape (n_smooth, n_features, n_dims).
+    log_det
+        Σ log det(I + Φᵀ W Φ) over all of them, times n_dims: what the posterior has gained in precision.
+    gain
+        Mean posterior second moment of the coefficients of the common shift, and of the local ones.
+    misfit
+        Σ r ‖z − centre‖² / 2s², with the variances from before.
+    """
+
+    levels: tuple[Tensor, ...]
+    smooth: Tensor
+    log_det: float
+    gain: tuple[float, float]
+    misfit: float
+
+    @property
+    def penalty(self) -> float:
+        """Negative logarithm of the prior, up to a constant."""
+        return sum(float(part.square().sum()) for part in (*self.levels, self.smooth)) / 2
+
+
+def m_step(
+    sums: Sums, mixture: Mixture, design: Design, prior: Prior, n_rounds: int = 3
+) -> tuple[Mixture, Coefficients]:
+    """The best parameters given the sums: proportions, then centres and displacements in turns, then variances.
+
+    Every part is the exact maximum given the others, so the free energy never rises.
+
+    Parameters
+    ----------
+    sums
+        Of one pass.
+    mixture
+        The parameters before; centres and displacements start from here.
+    design
+        Which levels each group has.
+    prior
+        Scales of the displacements.
+    n_rounds
+        How often centres and displacements take turns.
+    """
+    n_groups, m, d = mixture.moves.shape
+    mass, first = sums.mass.double(), sums.first.double()
+    weight = mass / mixture.variances.double()
+    features = prior.features(mixture.means)
+    means, moves, slopes = (part.double() for part in (mixture.means, mixture.moves, mixture.slopes))
+    n_factors = design.levels.shape[1]
+    # What each attribute contributes to a group, starting from the whole for the first one.
+    parts = [moves if i == 0 else torch.zeros_like(moves) for i in range(n_factors)]
+    smooth_mass = sums.smooth_mass.double()
+    levels: list[Tensor] = []
+    smooth = slopes.new_zeros(len(slopes), features.shape[1], d)
+    for turn in range(n_rounds):
+        # Σ r (z − what numbers explain), per group and component.
+        rest = first - torch.einsum("gmp,pmd->gmd", smooth_mass, slopes)
+        pulled = (rest - mass[..., None] * moves).sum(0) / mixture.variances.double()[:, None]
+        total = weight.sum(0)[:, None]
+        means = torch.where(total > 1e-6, pulled / total.clamp_min(1e-6), means)
+        last = turn == n_rounds - 1
+        levels, log_det, second, count = [], 0.0, [0.0, 0.0], 0
+        for i in range(n_factors):
+            others = moves - parts[i]
+            level = torch.from_numpy(design.levels[:, i]).to(features.device)
+            n_levels = int(design.levels[:, i].max()) + 1
+            by_level = features.new_zeros(n_levels, m).index_add_(0, level, weight)
+            wanted = rest - mass[..., None] * (means + others)
+            wanted = wanted / mixture.variances.double()[:, None]
+            target = features.new_zeros(n_levels, m, d).index_add_(0, level, wanted)
+            solved, factor = _solve(features, by_level, features.T @ target)
+            # Shifting centres by what all levels share leaves every cell where it is and brings the levels nearer to 0.
+            shared = solved.mean(0, keepdim=True)
+            solved = solved - shared
+            means = means + features @ shared[0]
+            parts[i] = (features @ solved)[level]
+            moves = others + parts[i]
+            levels.append(solved)
+            if last:
+                log_det += _gain(solved, factor, second) * d
+                count += n_levels * d
+        if len(slopes):
+            slopes, smooth, factor = _smooth_part(sums, mixture, features, means, moves)
+            if last:
+                log_det += _gain(smooth, factor, second) * d
+                count += len(slopes) * d
+    local = max(features.shape[1] - 1, 1)
+    gain = (second[0] / max(count, 1), second[1] / max(count * local, 1))
+    kept = mixture.means.dtype
+    shares = sums.mass + PSEUDO_COUNT
+    updated = replace(
+        mixture,
+        means=means.to(kept),
+        moves=moves.to(kept),
+        slopes=slopes.to(kept),
+        shares=shares / shares.sum(1, keepdim=True),
+    )
+    squares = _squares(sums, means, moves, slopes)
+    misfit = float((squares / mixture.variances.double()).sum()) / 2
+    coefficients = Coefficients(tuple(levels), smooth, log_det, gain, misfit)
+    return replace(updated, variances=_variances(squares, sums.mass, d).to(kept)), coefficients
+
+
+def _solve(features: Tensor, weight: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """Posterior means of coefficients with standard normal prior, and the Cholesky factors of their precisions."""
+    precision = (features.T * weight[:, None]) @ features
+    precision.diagonal(dim1=1, dim2=2).add_(1.0)
+    factor = torch.linalg.cholesky(precision)
+    return torch.cholesky_solve(wanted, factor), factor
+
+
+def _gain(solved: Tensor, factor: Tensor, second: list[float]) -> float:
+    """Half-log-determinants of all precisions; adds posterior second moments, common and local, to `second`."""
+    variance = torch.diagonal(torch.cholesky_inverse(factor), dim1=-2, dim2=-1)
+    if solved.ndim == 3 and variance.ndim == 2 and len(variance) != len(solved):
+        variance = variance.reshape(len(solved), -1)
+    moment = solved.square().sum(2) + solved.shape[2] * variance
+    second[0] += float(moment[:, 0].sum())
+    second[1] += float(moment[:, 1:].sum())
+    return 2 * float(torch.log(torch.diagonal(factor, dim1=-2, dim2=-1)).sum())
+
+
+def _smooth_part(
+    sums: Sums, mixture: Mixture, features: Tensor, means: Tensor, moves: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Displacements per unit of the smooth functions, given all else: slopes, coefficients and Cholesky factor."""
+    p, r = len(mixture.slopes), features.shape[1]
+    precision = 1 / mixture.variances.double()
+    centres = means + moves
+    rest = sums.smooth_first.double() - torch.einsum("gmp,gmd->pmd", sums.smooth_mass.double(), centres)
+    wanted = torch.einsum("mr,pmd,m->prd", features, rest, precision).reshape(1, p * r, -1)
+    matrix = torch.einsum("mr,pqm,m,ms->prqs", features, sums.smooth_second.double(), precision, features)
+    matrix = matrix.reshape(1, p * r, p * r)
+    matrix.diagonal(dim1=1, dim2=2).add_(1.0)
+    factor = torch.linalg.cholesky(matrix)
+    solved = torch.cholesky_solve(wanted, factor).reshape(p, r, -1)
+    return features @ solved, solved, factor
+
+
+def _squares(sums: Sums, means: Tensor, moves: Tensor, slopes: Tensor) -> Tensor:
+    """Σ r ‖z − centre‖² of every component."""
+    centres = means + moves
+    mass = sums.mass.double()
+    squares = sums.second.double() + (mass * centres.square().sum(2)).sum(0)
+    squares -= 2 * (sums.first.double() * centres).sum((0, 2))
+    if len(slopes):
+        rest = sums.smooth_first.double() - torch.einsum("gmp,gmd->pmd", sums.smooth_mass.double(), centres)
+        squares -= 2 * torch.einsum("pmd,pmd->m", rest, slopes)
+        squares += torch.einsum("pqm,pmd,qmd->m", sums.smooth_second.double(), slopes, slopes)
+    return squares.clamp_min(0)
+
+
+def _variances(squares: Tensor, mass: Tensor, d: int) -> Tensor:
+    """Mean squared distance per dimension from the centres, drawn towards that of all components."""
+    of_component = mass.double().sum(0)
+    pooled = squares.sum() / of_component.sum() / d
+    own = (squares + PSEUDO_CELLS * d * pooled) / (d * (of_component + PSEUDO_CELLS))
+    return torch.maximum(own, LEAST_VARIANCE * pooled).clamp_min(1e-8)
+
+
+@dataclass(frozen=True)
+class FreeEnergy:
+    """Terms of the objective, means over cells, in nats.
+
+    The first equals reconstruction + h_c_given_g − h_c_given_x + fairness · i_gc + prior, up to a constant, at the
+    proportions that belong to the pass.
+
+    Parameters
+    ----------
+    free_energy
+        Negative log-likelihood (at the given fairness) plus the penalty on displacements.
+    log_likelihood
+        Mean over cells.
+    prior
+        Penalty on displacements.
+    reconstruction
+        ‖z − centre of its component and group‖² / 2s², with the logarithm of the normalising constant.
+    h_c_given_g, h_c_given_x, i_gc
+        H(C|G), H(C|X), I(G;C) of the components.
+    """
+
+    free_energy: float
+    log_likelihood: float
+    prior: float
+    reconstruction: float
+    h_c_given_g: float
+    h_c_given_x: float
+    i_gc: float
+
+
+def free_energy(sums: Sums, penalty: float, log_shares: Tensor) -> FreeEnergy:
+    """Terms of the objective, from the sums of one pass and the proportions that it was made with."""
+    mass = sums.mass.double()
+    n = float(mass.sum())
+    joint = mass / n
+    group, component = joint.sum(1, keepdim=True), joint.sum(0, keepdim=True)
+    h_joint, h_g, h_c = (-float(torch.xlogy(table, table).sum()) for table in (joint, group, component))
+    log_likelihood, h_c_given_x = (float(value) / n for value in sums.totals)
+    cross = -float((joint * log_shares.double()).sum())
+    prior = penalty / n
+    return FreeEnergy(
+        free_energy=prior - log_likelihood,
+        log_likelihood=log_likelihood,
+        prior=prior,
+        reconstruction=-log_likelihood + h_c_given_x - cross,
+        h_c_given_g=h_joint - h_g,
+        h_c_given_x=h_c_given_x,
+        i_gc=max(h_g + h_c - h_joint, 0.0),
+    )
+
+
+def _spread(means: Tensor) -> float:
+    return float((means - means.mean(0)).square().sum(1).mean().sqrt())
+
+
+def _squared_distances(points: Tensor) -> Tensor:
+    norms = points.square().sum(1)
+    return (norms[:, None] + norms[None] - 2 * points @ points.T).clamp_min(0)

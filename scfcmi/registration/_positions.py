@@ -1,0 +1,105 @@
+"""Rows of all cells in the front layer's coordinates, sorted by group, walked through in chunks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+# Entries of a table of cells × components that are held at once.
+CHUNK_ENTRIES = {"cpu": 2**22, "cuda": 2**27, "mps": 2**25}
+
+
+@dataclass(frozen=True)
+class Positions:
+    """Cells of known groups, sorted by group.
+
+    Parameters
+    ----------
+    z
+        Positions, shape (n_cells, n_dims), cells of a group one below the other.
+    edges
+        First row of every group, and the end of the last, shape (n_groups + 1,).
+    slot
+        Row in `z` of every cell, shape (n_cells,).
+    smooth
+        Smooth functions of each cell's numbers, in the order of `z`, shape (n_cells, n_smooth).
+    """
+
+    z: Tensor
+    edges: NDArray[np.int64]
+    slot: NDArray[np.int64]
+    smooth: Tensor
+
+    @classmethod
+    def empty(
+        cls,
+        codes: NDArray[np.int64],
+        n_groups: int,
+        n_dims: int,
+        smooth: NDArray[np.float32],
+        device: torch.device | str,
+        dtype: torch.dtype = torch.float32,
+    ) -> Positions:
+        """Room for the positions of cells of these groups, to be filled with :meth:`put`."""
+        order = np.argsort(codes, kind="stable")
+        slot = np.empty(len(codes), np.int64)
+        slot[order] = np.arange(len(codes))
+        edges = np.concatenate([[0], np.cumsum(np.bincount(codes, minlength=n_groups))])
+        z = torch.empty((len(codes), n_dims), dtype=dtype, device=device)
+        return cls(z, edges, slot, torch.from_numpy(smooth[order]).to(z))
+
+    @classmethod
+    def of(
+        cls,
+        z: NDArray[np.floating] | Tensor,
+        codes: NDArray[np.int64],
+        n_groups: int,
+        smooth: NDArray[np.float32] | None = None,
+        device: torch.device | str = "cpu",
+    ) -> Positions:
+        """Sort cells that are at hand, shape (n_cells, n_dims)."""
+        z = torch.as_tensor(z)
+        if smooth is None:
+            smooth = np.empty((len(codes), 0), np.float32)
+        positions = cls.empty(codes, n_groups, z.shape[1], smooth, device, z.dtype)
+        positions.put(slice(0, len(codes)), z)
+        return positions
+
+    def put(self, cells: slice, z: Tensor) -> None:
+        """Fill in the positions of consecutive cells."""
+        self.z[torch.from_numpy(self.slot[cells]).to(self.z.device)] = z.to(self.z)
+
+    @property
+    def n_cells(self) -> int:
+        """Number of cells."""
+        return len(self.z)
+
+    @property
+    def codes(self) -> NDArray[np.int64]:
+        """Group of each row of `z`, shape (n_cells,)."""
+        return np.repeat(np.arange(len(self.edges) - 1), np.diff(self.edges))
+
+    def take(self, cells: NDArray[np.int64]) -> Positions:
+        """Some of the cells, in this order; groups stay, also those that none of them has."""
+        slots = self.slot[cells]
+        index = torch.from_numpy(slots).to(self.z.device)
+        codes = np.searchsorted(self.edges, slots, side="right") - 1
+        return Positions.of(
+            self.z[index], codes, len(self.edges) - 1, self.smooth[index].cpu().float().numpy(), self.z.device
+        )
+
+    def in_order(self, rows: Tensor) -> Tensor:
+        """Bring rows that are in the order of `z` into the order of the cells."""
+        return rows[torch.from_numpy(self.slot).to(rows.device)]
+
+    def chunks(self, n_columns: int) -> Iterator[tuple[int, slice]]:
+        """Walk through the rows, group by group, so many at a time that tables of `n_columns` fit."""
+        step = max(256, CHUNK_ENTRIES[self.z.device.type] // max(n_columns, 1))
+        for group, (first, last) in enumerate(zip(self.edges[:-1].tolist(), self.edges[1:].tolist(), strict=True)):
+            for start in range(first, last, step):
+                yield group, slice(start, min(start + step, last))
