@@ -25,6 +25,7 @@ from ._style import (
     despine,
     display_names,
     given_axes,
+    inches,
     ink,
     legend_beside,
     plain,
@@ -131,8 +132,7 @@ def composition(
     if as_bars:
         _bars(axis, y, shares, [colors[level] for level in levels])
         handles = [Patch(color=colors[level]) for level in levels]
-        legend_beside(axis, handles, names, title=name)
-        axis.get_legend().set_bbox_to_anchor((1.02 + 0.4 / _inches(axis), 1.0))
+        legend_beside(axis, handles, names, title=name, at=1.02 + 0.4 / inches(axis)[0])
     else:
         _heat(axis, y, shares, names, cmap)
     _rows(axis, y, rows, np.concatenate([[size.sum()], size]), lines)
@@ -143,7 +143,7 @@ def composition(
         box = Rectangle(place, right - left, BAR, fill=False, edgecolor=ink(), lw=1.8, clip_on=False, zorder=5)
         axis.add_patch(box)
         axis.get_yticklabels()[1 + k].set_fontweight("bold")
-    title = _title(float(ratio.min()), [str(table.index[k]) for k in lowest], int((~complete).sum()))
+    title = _title(float(ratio.min()), [str(name) for name in table.index[lowest]], int((~complete).sum()))
     axis.set_title(plain(title), fontsize=11)
     axis.set_ylabel(plain(cluster_key))
     if as_bars:
@@ -156,10 +156,6 @@ def _title(lowest: float, names: list[str], n_left_out: int) -> str:
     more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
     title = f"MNCE {lowest:.2f}, set by cluster{'s' if len(names) > 1 else ''} {', '.join(which)}{more}"
     return title + (f"\n{n_left_out} cells without a value left out" if n_left_out else "")
-
-
-def _inches(ax: Axes) -> float:
-    return ax.get_window_extent().width / ax.figure.dpi
 
 
 def _bars(ax: Axes, y: NDArray[np.float64], shares: NDArray[np.float64], colors: list[str]) -> None:
@@ -187,11 +183,11 @@ def _heat(ax: Axes, y: NDArray[np.float64], shares: NDArray[np.float64], names: 
     top = shares[0] / shares[0].max() * BAR
     ax.bar(np.arange(len(names)), -top, 0.8, bottom=BAR / 2, color=ink(0.5), linewidth=0)
     ax.set_xlim(edges[0], edges[-1])
-    fontsize = min(SMALL, 72 * _inches(ax) / len(names) / 1.2)
+    fontsize = min(SMALL, 72 * inches(ax)[0] / len(names) / 1.2)
     ax.set_xticks(range(len(names)), [plain(name) for name in names], rotation=90, fontsize=fontsize)
     ax.tick_params(axis="x", length=0)
     ax.spines[:].set_visible(False)
-    bar = ax.figure.colorbar(mesh, cax=ax.inset_axes((1 + 0.5 / _inches(ax), 0.0, 0.12 / _inches(ax), 1.0)))
+    bar = ax.figure.colorbar(mesh, cax=ax.inset_axes((1 + 0.5 / inches(ax)[0], 0.0, 0.12 / inches(ax)[0], 1.0)))
     bar.set_ticks([-3, -2, -1, 0, 1, 2, 3], labels=["⅛", "¼", "½", "1", "2", "4", "8"], fontsize=SMALL)
     bar.set_label("times as frequent as in all cells", fontsize=SMALL)
     bar.outline.set_visible(False)

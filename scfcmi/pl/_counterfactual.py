@@ -20,7 +20,7 @@ from scfcmi.tl._adata import check_adata, model_embedding, obs_column, obs_group
 
 from ._layout import finish, panels
 from ._results import parameter
-from ._style import SMALL, display_names, given_axes, ink, plain, row_fontsize
+from ._style import SMALL, display_names, given_axes, inches, ink, plain, row_fontsize, with_labels
 
 # Columns that a page has room for.
 MAX_GROUPS = 6
@@ -131,7 +131,7 @@ def counterfactual(
         low, high = blocks.min(axis=(0, 1)), blocks.max(axis=(0, 1))
         blocks = (blocks - low) / np.maximum(high - low, 1e-12)
 
-    clusters = obs_column(adata, keys.labels, "key").astype(str).to_numpy()[rows]
+    clusters = np.asarray(obs_column(adata, keys.labels, "key").astype(str), dtype=str)[rows]
     width, height = min(max(GENE * len(columns), 1.2), MAX_WIDTH), min(max(ROW * len(rows), 0.8), MAX_HEIGHT)
     if axes is None:
         axes = panels([(width, height)] * len(blocks))
@@ -156,7 +156,7 @@ def counterfactual(
             axis.axhline(row + 0.5, color=ink(), lw=1.2)
     _cell_names(axes[0], clusters, own[rows], key)
     last = axes[-1]
-    wide = last.get_window_extent().width / last.figure.dpi
+    wide = inches(last)[0]
     bar = last.figure.colorbar(
         image, cax=last.inset_axes((1 + 0.1 / wide, 0.0, 0.12 / wide, 1.0)), extend="min" if cut else "neither"
     )
@@ -184,7 +184,7 @@ def _cell_names(ax: Axes, clusters: NDArray[np.str_], groups: NDArray[np.str_], 
     edges = np.flatnonzero(clusters[1:] != clusters[:-1]) + 0.5
     starts, ends = np.concatenate([[-0.5], edges]), np.concatenate([edges, [len(clusters) - 0.5]])
     names = dict(zip(natsorted(set(clusters)), display_names(natsorted(set(clusters))), strict=True))
-    box, full = ax.get_window_extent(), ax.get_tightbbox()
+    box, full = ax.get_window_extent(), with_labels(ax)
     left = (full.x0 - box.x0) / box.width - 0.06 / (box.width / ax.figure.dpi)
     for start, end in zip(starts, ends, strict=True):
         name = names[clusters[round((start + end) / 2)]]

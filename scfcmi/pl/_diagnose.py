@@ -110,7 +110,7 @@ def diagnose(
         range(len(columns)), [plain(name) for name in columns], rotation=0 if flat else 90, fontsize=fontsize
     )
     axis.set_yticks(range(len(rows)), [plain(row) for row in rows], fontsize=row_fontsize(axis, len(rows), lines))
-    axis.set_xlabel(plain(" | ".join(map(str, np.atleast_1d(found["sensitive_key"])))))
+    axis.set_xlabel(plain(" | ".join(map(str, np.atleast_1d(found["sensitive_key"]).tolist()))))
     axis.set_ylabel(plain(key))
     axis.tick_params(length=0)
     axis.spines[:].set_visible(False)
@@ -149,7 +149,7 @@ def _texts(found: Mapping[str, Any], status: NDArray[np.str_]) -> NDArray[np.obj
     for place in np.ndindex(*status.shape):
         texts[place] = thousands(float(counts[place]))
         if status[place] == "split" and counterpart[place]:
-            texts[place] += f" → {display_names([counterpart[place]], characters=14, lines=1)[0]}"
+            texts[place] += f" → {display_names([str(counterpart[place])], characters=14, lines=1)[0]}"
     return texts
 
 

@@ -10,9 +10,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ._style import should_return
+from ._style import Size, should_return, with_labels
 
-Size = tuple[float, float]
 # Inches around the figure, and between what belongs to two panels.
 EDGE, GAP = 0.1, 0.25
 
@@ -27,18 +26,25 @@ def panels(sizes: Sequence[Size], figure: Figure | None = None) -> list[Axes]:
     return [figure.add_axes(place, label=str(i)) for i, place in enumerate(places)]
 
 
+def figure_of(ax: Axes) -> Figure:
+    """The whole figure that a panel is in."""
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    return figure
+
+
 def fit(axes: Sequence[Axes], ncols: int = 1, *, top: float = 0.0) -> None:
     """Put panels on a grid, each with the room that its labels, title and legend take.
 
     Panels keep their size, their upper edges are level in a row and their left ones in a column, and the figure becomes
     as large as that needs; `top` inches are left free above.
     """
-    figure = axes[0].figure
+    figure = figure_of(axes[0])
     nrows = math.ceil(len(axes) / ncols)
     inner = np.zeros((nrows, ncols, 2))
     margin = np.zeros((nrows, ncols, 4))  # left, right, below, above
     for i, ax in enumerate(axes):
-        panel, full = ax.get_window_extent(), ax.get_tightbbox()
+        panel, full = ax.get_window_extent(), with_labels(ax)
         inner[i // ncols, i % ncols] = panel.width, panel.height
         around = panel.x0 - full.x0, full.x1 - panel.x1, panel.y0 - full.y0, full.y1 - panel.y1
         margin[i // ncols, i % ncols] = np.maximum(around, 0)

@@ -65,7 +65,9 @@ def overview(
         umap(adata, name, key=key, size=SIZE, legend_fontsize=9, title=f"after, by {name}", ax=second, show=False)
     umap(adata, key, key=key, size=SIZE, title="fair clusters", ax=axes[2], show=False)
     composition(adata, key, sensitive_key, ax=axes[5], show=False)
-    axes[5].get_legend().remove()  # its colours are those of the panels above
+    legend = axes[5].get_legend()
+    if legend is not None:  # its colours are those of the panels above
+        legend.remove()
     for ax in axes[:5]:
         ax.set(xlabel="", ylabel="")
         ax.spines[:].set_visible(False)

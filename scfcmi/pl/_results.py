@@ -92,7 +92,7 @@ def sensitive(adata: AnnData, key: str, sensitive_key: str | Sequence[str] | Non
         return names[0], columns[0]
     codes = np.stack([one.cat.codes.to_numpy() for one in columns], axis=1)
     found, joint = np.unique(codes, axis=0, return_inverse=True)
-    missing = (found < 0).any(axis=1)
+    missing = np.any(found < 0, axis=1).tolist()
     levels = [
         np.nan if lost else BETWEEN.join(str(one.cat.categories[i]) for one, i in zip(columns, row, strict=True))
         for row, lost in zip(found, missing, strict=True)

@@ -18,12 +18,15 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgba
 from matplotlib.font_manager import FontProperties
+from matplotlib.legend import Legend
 from matplotlib.textpath import text_to_path
+from matplotlib.transforms import Bbox
 from natsort import natsorted
 
 from scfcmi._keys import Keys
 
 Kind = Literal["cluster", "group", "label"]
+Size = tuple[float, float]
 
 # Okabe and Ito's seven colours, then those that stay farthest from all before them in normal, protan and deutan vision.
 PALETTE = (
@@ -38,19 +41,19 @@ PALETTE = (
 ).split()
 # Chosen alike, and away from the first colours of the palettes above: a colour is to mean one thing in a row of panels.
 GROUP_PALETTE = (
-    "#14505c #f7a889 #1e78f0 #962d0f #5af0ff #003c87 #e1e169 #e196a5 #c35a5a #3c96e1 "
-    "#b4963c #a55a96 #872d2d #5ab4d2 #ffd2c3 #004bb4 #1e3c69 #966978 #b44b00 #b4693c "
-    "#e1b469 #a5d2d2 #1e96c3 #f0c33c #4b69c3 #780f3c #69d2ff #005a96 #3c96ff #78b4ff "
-    "#963c4b #ffd296 #e1a53c #d29687 #a5a569 #781e0f #964b2d #78004b #964b78 #e15a96"
+    "#14505c #f7a889 #9678e1 #00f0e1 #005a00 #c3e169 #ff6996 #a5871e #784b3c #96a5d2 "
+    "#2d3c78 #78875a #964b87 #c3e1b4 #78e1ff #4bb45a #c34b3c #780f3c #2d8778 #ffa5c3 "
+    "#0087b4 #f0d287 #4bb4ff #f0a54b #0069c3 #87b4a5 #a55a0f #5a3c96 #a55a69 #3c4b1e "
+    "#b487b4 #ff8769 #8787d2 #87d296 #c3874b #a5005a #b48778 #961e2d #872d00 #d25a96"
 ).split()
 LABEL_PALETTE = (
-    "#8c2d04 #a6cee3 #002db4 #ffd20f #96005a #ffd296 #9696ff #e14b69 #d2872d #7878a5 "
-    "#004b96 #e1c3b4 #870f2d #2d69f0 #ffd269 #b496a5 #87c3ff #c35a3c #5a78c3 #e19669 "
-    "#2d5ac3 #c32d69 #b44b00 #780069 #d2b41e #d20f87 #b42d3c #8796d2 #a59687 #c3e1e1 "
-    "#f0a55a #2d2d96 #d2a587 #3c87ff #87a5c3 #781e0f #b40f4b #780f3c #4b7887 #ffd2b4 "
-    "#1e4bd2 #a5c3c3 #ffd24b #b4d2ff #5ab43c #006987 #e13ca5 #e1d278 #e15a5a #87a5f0 "
-    "#0078d2 #d2a5a5 #961eb4 #f0b487 #96b4c3 #a54b1e #a5b4e1 #d25a2d #690f78 #b45ae1 "
-    "#b400a5 #960069 #d2c34b #875a69"
+    "#8c2d04 #a6cee3 #690f78 #78d25a #1e694b #ff4b87 #0087ff #96871e #f096ff #ffd2a5 "
+    "#695a87 #5ad2b4 #0087b4 #b4785a #0f3ca5 #87002d #f0c33c #ff8787 #691e4b #e1e187 "
+    "#00782d #965ad2 #00b4c3 #005aa5 #a50069 #ff964b #b45a69 #c31e2d #9687e1 #699696 "
+    "#00c3ff #96a55a #f0d2d2 #a55aa5 #f087c3 #f0694b #4b3c2d #3c5a0f #3c5a69 #8796d2 "
+    "#f0a5a5 #3cf0ff #87a500 #d2e15a #a55a00 #693c4b #f0c369 #d2a5e1 #d24b87 #87e196 "
+    "#5a963c #3c3c87 #a578a5 #f09678 #d2e1c3 #697869 #b487ff #f0d2ff #874b1e #d287a5 "
+    "#b43c4b #4b693c #c32d96 #f0b478"
 ).split()
 PALETTES: dict[Kind, list[str]] = {"cluster": PALETTE, "group": GROUP_PALETTE, "label": LABEL_PALETTE}
 SMALL = 8
@@ -258,12 +261,13 @@ def legend_beside(
     loc: str | None = None,
     title: str | None = None,
     fontsize: float = SMALL,
-) -> None:
+    at: float = 1.02,
+) -> Legend:
     """Legend to the right of the panel, in as many columns as it needs; or inside, at matplotlib's `loc`."""
-    height = ax.get_window_extent().height / ax.figure.dpi
+    height = inches(ax)[1]
     place: dict[str, Any] = {"loc": loc}
     if loc is None:
-        place = {"loc": "upper left", "bbox_to_anchor": (1.02, 1.0), "borderaxespad": 0.0}
+        place = {"loc": "upper left", "bbox_to_anchor": (at, 1.0), "borderaxespad": 0.0}
     legend = ax.legend(
         list(handles),
         ["x"] * len(names),  # names with a leading underscore would be left out
@@ -280,7 +284,8 @@ def legend_beside(
     for text, name in zip(legend.get_texts(), names, strict=True):
         text.set_text(plain(name))
     if title:
-        legend.set_title(plain(title), prop={"size": fontsize, "weight": "bold"})
+        legend.set_title(plain(title), prop=FontProperties(size=fontsize, weight="bold"))
+    return legend
 
 
 def despine(ax: Axes) -> None:
@@ -288,10 +293,20 @@ def despine(ax: Axes) -> None:
     ax.spines[["top", "right"]].set_visible(False)
 
 
+def inches(ax: Axes) -> Size:
+    """Width and height of a panel."""
+    box = ax.get_window_extent()
+    return box.width / ax.figure.dpi, box.height / ax.figure.dpi
+
+
+def with_labels(ax: Axes) -> Bbox:
+    """The panel and all that is written around it, in pixels."""
+    return ax.get_tightbbox() or ax.get_window_extent()
+
+
 def row_fontsize(ax: Axes, n_rows: int, lines: int = 1, *, largest: float = SMALL) -> float:
     """Size at which so many rows of text do not touch each other in a panel of this height."""
-    points = 72 * ax.get_window_extent().height / ax.figure.dpi
-    return max(min(largest, points / max(n_rows, 1) / (lines * LINE)), 1.0)
+    return max(min(largest, 72 * inches(ax)[1] / max(n_rows, 1) / (lines * LINE)), 1.0)
 
 
 def thousands(number: float) -> str:

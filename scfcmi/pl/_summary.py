@@ -14,10 +14,10 @@ from scfcmi._keys import DEFAULT_KEY, Keys
 from ._composition import MAX_COLORS, composition
 from ._confidence import confidence
 from ._diagnose import diagnose
-from ._layout import fit, panels
+from ._layout import figure_of, fit, panels
 from ._n_clusters import n_clusters
 from ._results import column, sensitive
-from ._style import ink, plain, should_return, wrap
+from ._style import inches, ink, plain, should_return, wrap
 from ._umap import umap
 
 MAP = 3.4
@@ -106,7 +106,7 @@ def summary(
     _scores(axes[5], run.get("metrics"))
     top = 0.5
     fit(axes, COLUMNS, top=top)
-    figure = axes[0].figure
+    figure = figure_of(axes[0])
     words = f"{key}: {adata.n_obs:,} cells, {n_rows} clusters, {n_groups} groups of {name}"
     figure.text(0.5, 1 - 0.5 * top / figure.get_figheight(), plain(words), ha="center", va="center", fontsize=14)
     return axes if should_return(show=show, own_figure=True) else None
@@ -132,7 +132,7 @@ def _scores(ax: Axes, metrics: Any) -> None:
     ax.set_title("Scores", fontsize=11, loc="left")
     ax.set(xlim=(0, 1), ylim=(1, 0))
     known = [*(name for name in SCORES if name in metrics), *(name for name in metrics if name not in SCORES)]
-    step = 0.26 / (ax.get_window_extent().height / ax.figure.dpi)
+    step = 0.26 / inches(ax)[1]
     for row, name in enumerate(known):
         words, meaning = SCORES.get(name, (name, ""))
         y = (row + 0.5) * step

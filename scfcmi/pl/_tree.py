@@ -36,6 +36,7 @@ from ._style import (
     row_fontsize,
     text_size,
     thousands,
+    with_labels,
 )
 
 # Branches that are shown at most, unless there are more clusters, and groups that colours can tell apart.
@@ -57,12 +58,13 @@ class Tree:
         found = result(adata, key, "tree")
         merges, link = (numbers(found, name, key, "tree") for name in ("merges", "link"))
         threshold = numbers(found, "threshold", key, "tree")
-        merges = merges.reshape(-1, 2).astype(np.int64) if merges.size % 2 == 0 else merges
+        if merges.size == 0:
+            merges = merges.reshape(0, 2)
         n_steps = len(merges)
         made = n_steps + 1 + np.arange(n_steps)
         wrong = (
             "its steps and links do not go together"
-            if merges.ndim != 2 or link.shape != (n_steps,) or threshold.ndim
+            if merges.shape != (n_steps, 2) or link.shape != (n_steps,) or threshold.ndim
             else "a step joins a branch that does not exist yet, or joins it twice"
             if (merges < 0).any() or (merges >= made[:, None]).any() or len(np.unique(merges)) < merges.size
             else "links rise from one step to the next"
@@ -73,7 +75,7 @@ class Tree:
         )
         if wrong:
             raise ValueError(damaged(key, "tree", wrong))
-        return cls(merges, link, float(threshold))
+        return cls(merges.astype(np.int64), link, float(threshold))
 
     @property
     def n_leaves(self) -> int:
@@ -340,7 +342,7 @@ def _name_clusters(
     for branch, ys in rows.items():
         name, size = names[branch]
         ax.plot([1.012, 1.012], [min(ys) - 0.3, max(ys) + 0.3], color=ink(0.6), lw=1.4, transform=place, clip_on=False)
-        ax.text(1.025, np.mean(ys), plain(name), transform=place, va="center", fontsize=fontsize, weight="bold")
+        ax.text(1.025, float(np.mean(ys)), plain(name), transform=place, va="center", fontsize=fontsize, weight="bold")
         ax.annotate(
             f"{thousands(size)} cells",
             (1.025, float(np.mean(ys))),
@@ -360,14 +362,12 @@ def _xlabel(n_leaves: int, tips: int) -> str:
 
 def _beside_names(ax: Axes) -> float:
     """Where the names on the right end, in widths of the panel."""
-    box, full = ax.get_window_extent(), ax.get_tightbbox()
+    box, full = ax.get_window_extent(), with_labels(ax)
     return (full.x1 - box.x0) / box.width + 0.03
 
 
 def _legend(ax: Axes, colors: list[str], names: list[str], title: str) -> None:
-    right = _beside_names(ax)
-    legend_beside(ax, [Patch(color=color) for color in colors], names, title=title)
-    ax.get_legend().set_bbox_to_anchor((right, 1.0))
+    legend_beside(ax, [Patch(color=color) for color in colors], names, title=title, at=_beside_names(ax))
 
 
 def _colorbar(ax: Axes) -> None:
