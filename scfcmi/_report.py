@@ -30,7 +30,7 @@ STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff; margin: 0 auto; padding: 1.5rem 1rem 4rem;
   max-width: 68rem; }
 h1 { font-size: 1.7rem; margin: 0 0 .2rem; } h2 { font-size: 1.25rem; margin: 2.4rem 0 .6rem; }
-.lead { color: #555; margin-top: 0; } nav a { margin-right: 1rem; }
+.lead { color: #555; margin-top: 0; } nav { display: flex; flex-wrap: wrap; gap: .2rem 1rem; }
 .verdicts li { margin: .3rem 0; } figure { margin: 1rem 0; overflow-x: auto; }
 figure img { max-width: 100%; height: auto; } figcaption { color: #555; font-size: .9rem; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .9rem; }
@@ -329,7 +329,7 @@ def _figure(draw: Callable[[], Any], caption: str) -> str:
     finally:
         plt.close(figure)
     data = base64.b64encode(buffer.getvalue()).decode("ascii")
-    wide = round(figure.get_figwidth() * 80)
+    wide = round(figure.get_figwidth() * 96)
     text = escape(caption)
     return (
         f'<figure><img src="data:image/svg+xml;base64,{data}" width="{wide}" alt="{text}">'
