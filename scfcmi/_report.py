@@ -94,12 +94,16 @@ def report(
 
     Examples
     --------
-    >>> import scanpy as sc, scfcmi as sf
+    >>> import anndata as ad, numpy as np, pandas as pd
     >>> from scfcmi._report import report
-    >>> adata = sf.datasets.simulated_atlas(n_cells=300, n_genes=200, random_state=0)
-    >>> sc.pp.normalize_total(adata, target_sum=1e4)
-    >>> sc.pp.log1p(adata)
-    >>> sf.tl.fair_cluster(adata, "tech", progress_bar=False)
+    >>> rng = np.random.default_rng(0)
+    >>> obs = pd.DataFrame({"fair_cluster": ["0", "1"] * 30, "tech": list("aabb") * 15}, index=map(str, range(60)))
+    >>> adata = ad.AnnData(obs=obs, obsm={"X_fair_cluster_umap": rng.normal(size=(60, 2))})
+    >>> adata.uns["fair_cluster"] = {
+    ...     "params": {"sensitive_key": "tech"},
+    ...     "n_clusters": {"method": "given", "chosen": 2},
+    ...     "metrics": {"mnce": 1.0},
+    ... }
     >>> report(adata, "report.html")
     """
     target = Path(path)

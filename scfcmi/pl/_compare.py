@@ -90,7 +90,7 @@ def compare(
     >>> import anndata as ad, pandas as pd, scfcmi as sf
     >>> obs = pd.DataFrame({"leiden": list("001122"), "type": list("TTBBBK")}, index=list("uvwxyz"))
     >>> sf.pl.compare(ad.AnnData(obs=obs), "leiden", "type", show=False).get_title()
-    'leiden and type: ARI 0.67'
+    'leiden and type: ARI 0.44'
     """
     if kind not in ("alluvial", "confusion"):
         msg = f"kind={kind!r} must be 'alluvial' or 'confusion'."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ from ._diagnose import diagnose
 from ._layout import figure_of, fit, panels
 from ._n_clusters import n_clusters
 from ._results import column, sensitive
-from ._style import inches, ink, plain, should_return, wrap
+from ._style import inches, ink, plain, should_return
 from ._umap import umap
 
 MAP = 3.4
@@ -72,11 +73,15 @@ def summary(
 
     Examples
     --------
-    >>> import scanpy as sc, scfcmi as sf
-    >>> adata = sf.datasets.simulated_atlas(n_cells=300, n_genes=200, random_state=0)
-    >>> sc.pp.normalize_total(adata, target_sum=1e4)
-    >>> sc.pp.log1p(adata)
-    >>> sf.tl.fair_cluster(adata, "tech", progress_bar=False)
+    >>> import anndata as ad, numpy as np, pandas as pd, scfcmi as sf
+    >>> rng = np.random.default_rng(0)
+    >>> obs = pd.DataFrame({"fair_cluster": ["0", "1"] * 30, "tech": list("aabb") * 15}, index=map(str, range(60)))
+    >>> adata = ad.AnnData(obs=obs, obsm={"X_fair_cluster_umap": rng.normal(size=(60, 2))})
+    >>> adata.uns["fair_cluster"] = {
+    ...     "params": {"sensitive_key": "tech"},
+    ...     "n_clusters": {"method": "given", "chosen": 2},
+    ...     "metrics": {"mnce": 1.0},
+    ... }
     >>> len(sf.pl.summary(adata, show=False))
     6
     """
@@ -120,7 +125,7 @@ def _with(adata: AnnData, name: str, groups: Any, key: str) -> AnnData:
 
 def _note(ax: Axes, words: str) -> None:
     ax.set_axis_off()
-    ax.text(0.5, 0.5, plain(wrap(words, 44)), ha="center", va="center", transform=ax.transAxes, color=ink(0.7))
+    ax.text(0.5, 0.5, plain(textwrap.fill(words, 44, break_long_words=False)), ha="center", va="center", transform=ax.transAxes, color=ink(0.7))
 
 
 def _scores(ax: Axes, metrics: Any) -> None:
