@@ -31,6 +31,7 @@ from ._style import (
     plain,
     row_fontsize,
     thousands,
+    wrap,
 )
 
 # More groups than this cannot be told apart by colour, and are columns of a heat map.
@@ -152,10 +153,10 @@ def composition(
 
 
 def _title(lowest: float, names: list[str], n_left_out: int) -> str:
-    which = display_names(names[:MAX_LISTED], characters=30, lines=1)
+    which = display_names(names[:MAX_LISTED], characters=120, lines=1)
     more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
     title = f"MNCE {lowest:.2f}, set by cluster{'s' if len(names) > 1 else ''} {', '.join(which)}{more}"
-    return title + (f"\n{n_left_out} cells without a value left out" if n_left_out else "")
+    return wrap(title, ROW_CHARACTERS) + (f"\n{n_left_out} cells without a value left out" if n_left_out else "")
 
 
 def _bars(ax: Axes, y: NDArray[np.float64], shares: NDArray[np.float64], colors: list[str]) -> None:

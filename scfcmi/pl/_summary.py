@@ -125,7 +125,8 @@ def _with(adata: AnnData, name: str, groups: Any, key: str) -> AnnData:
 
 def _note(ax: Axes, words: str) -> None:
     ax.set_axis_off()
-    ax.text(0.5, 0.5, plain(textwrap.fill(words, 44, break_long_words=False)), ha="center", va="center", transform=ax.transAxes, color=ink(0.7))
+    text = textwrap.fill(words, 44, break_long_words=False)
+    ax.text(0.5, 0.5, plain(text), ha="center", va="center", transform=ax.transAxes, color=ink(0.7))
 
 
 def _scores(ax: Axes, metrics: Any) -> None:

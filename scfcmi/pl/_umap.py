@@ -45,6 +45,7 @@ MANY_CELLS = 150_000
 PIXELS = 700
 # Longer names than this are not written into the map unless that is asked for.
 SHORT_NAME = 4
+SMALLEST = 4.5
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,8 @@ def umap(
         `"right margin"`, `"on data"`, `None` for no legend, or one of matplotlib's places; `"auto"` writes short names
         of clusters into the map and all others beside it.
     legend_fontsize
-        Size of the names; chosen from their number when absent.
+        Size of the names; chosen from their number when absent. Names in the map for which there is no room are left
+        out, those of small clusters first.
     legend_fontoutline
         Width of the outline of names in the map.
     title
@@ -371,7 +373,10 @@ def _image(ax: Axes, xy: NDArray, colors: NDArray[np.float64], order: NDArray[np
 
 
 def _name_clusters(ax: Axes, xy: NDArray, panel: _Panel, fontsize: float | None, outline: float) -> None:
-    """Write each name near the middle of its cells, the largest first and none on another."""
+    """Write each name near the middle of its cells, the largest first and none on another.
+
+    Names become smaller until all have room; those for which even that does not suffice are left out.
+    """
     codes, categories = panel.values.cat.codes.to_numpy(), list(panel.values.cat.categories)
     size = fontsize or float(np.clip(11 - 0.07 * len(categories), 6.0, 10.0))
     names = display_names(categories, characters=16)
@@ -382,11 +387,17 @@ def _name_clusters(ax: Axes, xy: NDArray, panel: _Panel, fontsize: float | None,
     scale = panel_size / (high - low)
     where = [(xy[codes == k] - low) * scale for k in by_size]
     start = np.array([_middle(own) for own in where])
-    room = np.array([text_size(names[k], size, "bold") for k in by_size]) + 0.03
     extent = np.array([np.ptp(np.quantile(own, [0.1, 0.9], axis=0), axis=0) for own in where]) + 0.04
-    places = _apart(start, room, extent, panel_size)
+    while True:
+        room = np.array([text_size(names[k], size, "bold") for k in by_size]) + 0.03
+        places = _apart(start, room, extent, panel_size)
+        if fontsize is not None or size <= SMALLEST or np.isfinite(places).all():
+            break
+        size = max(0.85 * size, SMALLEST)
     stroke = [withStroke(linewidth=outline, foreground=paper())]
     for k, middle, place, half in zip(by_size, start, places, room / 2, strict=True):
+        if np.isnan(place).any():
+            continue
         (x, y), (from_x, from_y) = low + place / scale, low + middle / scale
         if (np.abs(place - middle) > half).any():  # the middle can be seen beside the name
             ax.plot([from_x, x], [from_y, y], color=ink(0.6), lw=0.7, solid_capstyle="round", zorder=4)
@@ -412,7 +423,7 @@ def _middle(own: NDArray) -> NDArray:
 def _apart(start: NDArray, room: NDArray, extent: NDArray, panel: NDArray) -> NDArray:
     """Places for boxes, in inches: each as near to its start as the edges of the panel and those before it leave room.
 
-    What is smaller than its box would be hidden, and has its box beside it.
+    What is smaller than its box would be hidden, and has its box beside it. NaN where there is no room at all.
     """
     turns = np.arange(2500)
     spiral = 0.04 * np.sqrt(turns)[:, None] * np.stack([np.cos(2.4 * turns), np.sin(2.4 * turns)], axis=1)
@@ -423,7 +434,7 @@ def _apart(start: NDArray, room: NDArray, extent: NDArray, panel: NDArray) -> ND
         half = room[i] / 2
         tries = np.clip(start[i] + spiral, half, np.maximum(panel - half, half))
         free = ~(np.abs(tries[:, None] - taken[None]) < (room[i] + sizes) / 2).all(axis=2).any(axis=1)
-        placed[i] = tries[int(free.argmax())]  # the start where nothing is free
+        placed[i] = tries[int(free.argmax())] if free.any() else np.nan
         taken, sizes = np.vstack([taken, placed[i]]), np.vstack([sizes, room[i]])
     return placed
 

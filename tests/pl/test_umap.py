@@ -319,3 +319,19 @@ def test_a_million_cells_are_an_image_in_which_every_cluster_shows() -> None:
     pixels = np.asarray(ax.images[0].get_array())
     shown = {mpl.colors.to_hex(color) for color in np.unique(pixels[pixels[:, :, 3] > 0][:, :3], axis=0) / 255}
     assert shown == set(PALETTE[:13])
+
+
+def test_names_in_the_map_never_lie_on_each_other(make: Callable[..., AnnData]) -> None:
+    run = make(1500, 40, 2, type_names=[f"cell ontology class number {i}, in many words" for i in range(40)])
+    ax = sf.pl.umap(run, "cell_type", legend_loc="on data", show=False)
+    assert isinstance(ax, Axes)
+    ax.figure.canvas.draw()
+    boxes = [text.get_window_extent() for text in ax.texts]
+    assert 5 < len(boxes) <= 40
+    largest = run.obs["cell_type"].value_counts().index[0]
+    assert largest in {text.get_text().replace("\n", " ") for text in ax.texts}
+    for i, box in enumerate(boxes):
+        for other in boxes[:i]:
+            assert (
+                min(box.x1, other.x1) - max(box.x0, other.x0) < 2 or min(box.y1, other.y1) - max(box.y0, other.y0) < 2
+            )
