@@ -66,11 +66,20 @@ class Cuts:
         high = float(making[0]) / self.threshold if len(making) else np.inf
         return low, high
 
+    @property
+    def at(self) -> float:
+        """Resolution of the present cut; where the number was given, one that leads to it."""
+        low, high = self.range_of(self.chosen)
+        if low <= self.resolution <= high:
+            return self.resolution
+        low = max(low, self.floor / self.threshold)
+        return float(np.sqrt(low * high)) if np.isfinite(high) else 2 * low
+
     def stable(self) -> list[int]:
         """Other numbers, near the chosen one, that a wide range of resolutions leads to; the widest first."""
         near = [
             int(k)
-            for k in np.append(self.candidates, 1)
+            for k in self.candidates
             if k != self.chosen and self.chosen / NEIGHBOURS <= k <= self.chosen * NEIGHBOURS
         ]
         width = {}
@@ -87,8 +96,8 @@ def n_clusters(
 ) -> Axes | None:
     """How strongly the clusters that would be joined next are linked, for every number of clusters.
 
-    Read from right to left: the tree joins one pair of branches after the other, and a link is how much of the smaller
-    one's neighbourhood lies in the other. Above the threshold, times the resolution, branches are one cluster, below
+    Read from right to left: the tree joins one pair of branches after the other, and a link is how strongly the two are
+    connected by neighbouring cells. Above the threshold, times the resolution, branches are one cluster, below
     it they stay apart. A steep step means clusters that differ clearly; open circles mark other numbers near the chosen
     one that hold over a wide range of resolutions, and :func:`scfcmi.tl.recut` gives any of them.
 
@@ -143,11 +152,12 @@ def n_clusters(
         axis.set_axis_off()
         return axis if finish([axis], ax, show=show) else None
     link = np.maximum(cuts.link, cuts.floor)
-    cut = cuts.threshold * cuts.resolution
+    resolution = 1.0 if cuts.method == "given" else cuts.resolution
+    cut = cuts.threshold * resolution
     axis.set_yscale("log")
     axis.plot(cuts.candidates, link, color=ink(0.65), lw=1.2, marker="o", markersize=3.5, markeredgewidth=0)
     axis.axhline(cut, color=ink(0.5), linestyle=":", lw=1.2, zorder=0)
-    words = "threshold" if cuts.resolution == 1 else f"threshold × resolution {cuts.resolution:g}"
+    words = "threshold" if resolution == 1 else f"threshold × resolution {resolution:g}"
     place = axis.get_yaxis_transform()
     axis.text(0.99, cut, words, transform=place, ha="right", va="bottom", fontsize=SMALL, color=ink(0.7))
     at = dict(zip(cuts.candidates.tolist(), link, strict=True))

@@ -15,12 +15,13 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import NDArray
 from scipy import sparse
+from scipy.optimize import linear_sum_assignment
 from scipy.special import entr
 
 from scfcmi._keys import DEFAULT_KEY
 
 from ._layout import finish, panels
-from ._n_clusters import Cuts
+from ._n_clusters import METHODS, Cuts
 from ._results import column, damaged, numbers, parameter, result, sensitive
 from ._style import (
     PALETTE,
@@ -175,7 +176,8 @@ def tree(
     _bands(axis, drawn, colors)
     axis.axvline(drawn.at_cut, color=PALETTE[1], linestyle="--", lw=1.3, zorder=4)
     _name_clusters(axis, drawn, found.cut(k), found.cut(tips), names)
-    axis.set_title(f"{cuts.chosen} clusters at resolution {cuts.resolution:.3g}")
+    at = f" at resolution {cuts.resolution:.3g}" if cuts.at == cuts.resolution else ""
+    axis.set_title(f"{cuts.chosen} clusters{at or ', ' + METHODS.get(cuts.method, cuts.method)}")
     axis.set_xlabel(_xlabel(found.n_leaves, tips))
     axis.set_yticks([])
     axis.spines[["top", "right", "left"]].set_visible(False)
@@ -217,7 +219,7 @@ class _Drawing:
         for i, (a, b) in enumerate(found.merges):
             of_node[n_leaves + i] = of_node[a] + of_node[b]
         shown = at[n_leaves - tips :]
-        ends = np.append(shown, cuts.resolution)
+        ends = np.append(shown, cuts.at)
         left, right = float(ends.min()) / 2, float(ends.max()) * 2
         top = 2 * n_leaves - 2
         first = n_leaves + (n_leaves - tips)  # nodes from here on are joints that are shown
@@ -243,7 +245,7 @@ class _Drawing:
         end = [right if node < first else float(at[node - n_leaves]) for node in nodes]
         heights = np.array([height[node] for node in nodes])
         start = np.array([begins[node] for node in nodes])
-        return cls(start, np.array(end), heights, of_node[nodes], joints, tip_y, left, right, cuts.resolution)
+        return cls(start, np.array(end), heights, of_node[nodes], joints, tip_y, left, right, cuts.at)
 
 
 def _leaves(adata: AnnData, key: str, n_leaves: int) -> sparse.csr_matrix:
@@ -286,7 +288,7 @@ def _groups(
 
 
 def _cluster_names(node: NDArray[np.int64], leaves: sparse.csr_matrix, labels: Any) -> dict[int, tuple[str, int]]:
-    """Label that most cells of a branch have, and how many cells have it."""
+    """Label of every branch, by the cells that they share, and how many cells have it; none where cells were lost."""
     codes = labels.cat.codes.to_numpy()
     known = np.flatnonzero(codes >= 0)
     n_labels = len(labels.cat.categories)
@@ -294,11 +296,10 @@ def _cluster_names(node: NDArray[np.int64], leaves: sparse.csr_matrix, labels: A
     counts = np.asarray((member @ leaves).todense(), float)
     sizes = np.bincount(codes[known], minlength=n_labels)
     every = display_names(list(labels.cat.categories), characters=ROW_CHARACTERS, lines=ROW_LINES)
-    found = {}
-    for branch in np.unique(node):
-        label = int(counts[:, node == branch].sum(axis=1).argmax())
-        found[int(branch)] = every[label], int(sizes[label])
-    return found
+    branches = np.unique(node)
+    shared = np.stack([counts[:, node == branch].sum(axis=1) for branch in branches])
+    pairs = zip(*linear_sum_assignment(-shared), strict=True)
+    return {int(branches[i]): (every[j], int(sizes[j])) for i, j in pairs if shared[i, j] > 0}
 
 
 # drawing ------------------------------------------------------------------------------------------------------------
@@ -337,7 +338,7 @@ def _name_clusters(
     """Name and size of every cluster beside its branches, with a bracket where there are several."""
     place = ax.get_yaxis_transform()
     rows = {int(branch): [drawn.tip_y[int(t)] for t in np.unique(tip_of_leaf[of_leaf == branch])] for branch in names}
-    lines = max(name.count("\n") for name, _ in names.values()) + 1
+    lines = max((name.count("\n") for name, _ in names.values()), default=0) + 1
     fontsize = row_fontsize(ax, len(drawn.tip_y), lines)
     for branch, ys in rows.items():
         name, size = names[branch]

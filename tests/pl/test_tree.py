@@ -160,6 +160,28 @@ def test_a_coarser_cut_and_no_known_attribute(run: AnnData) -> None:
     ax.figure.canvas.draw()
 
 
+def test_a_number_that_was_given_is_cut_where_it_comes_out(run: AnnData) -> None:
+    run.uns["fair_cluster"]["n_clusters"] |= {"chosen": 3, "method": "given", "resolution": 1.0}
+    run.obs["fair_cluster"] = run.obs["fair_cluster"].astype(str).replace({"3": "0", "4": "0", "5": "0"})
+    ax = sf.pl.tree(run)
+    assert ax is not None
+    assert ax.get_title() == "3 clusters, given"
+    (cut,) = (line for line in ax.get_lines() if line.get_linestyle() == "--")
+    low, high = Cuts.read(run, "fair_cluster").range_of(3)
+    assert low < cut.get_xdata()[0] < high < 1
+    assert len(brackets(ax)) == 3
+    evidence = sf.pl.n_clusters(run)
+    assert evidence is not None
+    assert evidence.texts[0].get_text() == "threshold"
+
+
+def test_branches_whose_cells_are_gone_have_no_name(run: AnnData) -> None:
+    some = run[run.obs["fair_cluster"].isin(["0", "2"])].copy()
+    ax = sf.pl.tree(some)
+    assert ax is not None
+    assert set(brackets(ax)) == {"0", "2"}
+
+
 def test_one_leaf(run: AnnData) -> None:
     run.uns["fair_cluster"]["tree"] = {"merges": np.zeros((0, 2), int), "link": np.zeros(0), "threshold": 0.04}
     run.uns["fair_cluster"]["n_clusters"] |= {"chosen": 1, "candidates": np.zeros(0, int), "link": np.zeros(0)}
