@@ -155,6 +155,7 @@ class _Page:
             "Diagnosis": self._diagnosis(),
             "Confidence": self._confidence(),
             "Scores": self._scores(),
+            "Fit": self._fit(),
             "Clusters": self._clusters(),
             "Parameters": _table(self._parameters(), ["parameter", "value"]),
             "Versions": _table(_versions(), ["package", "version"]),
@@ -274,6 +275,12 @@ class _Page:
                 lambda: pl.compare(self.adata, self.key, label, show=False), f"Where the cells of {label} went."
             )
         return text
+
+    def _fit(self) -> str:
+        history = self.run.get("history")
+        if not isinstance(history, Mapping) or not history:
+            return _note("This run left no history of its fit.")
+        return _figure(lambda: pl.training(self.adata, self.key, show=False), "Terms of the objective as the fit went.")
 
     # tables
 

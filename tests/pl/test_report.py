@@ -48,7 +48,7 @@ def test_the_page_is_complete_and_loads_nothing(run: AnnData, tmp_path: Path) ->
     report(run, tmp_path / "page.html")
     page = read(tmp_path / "page.html")
     assert page.links == [f"#{name}" for name in page.ids]
-    assert len(page.sources) == 8
+    assert len(page.sources) == 9
     for source in page.sources:
         kind, data = source.split(",", 1)
         assert kind == "data:image/svg+xml;base64"
@@ -78,6 +78,7 @@ def test_parts_that_are_missing_are_said(run: AnnData, tmp_path: Path) -> None:
     del run.uns["fair_cluster_diagnosis"]
     del run.uns["fair_cluster"]["metrics"]
     del run.uns["fair_cluster"]["tree"]
+    del run.uns["fair_cluster"]["history"]
     del run.obs["fair_cluster_confidence"]
     del run.uns["fair_cluster"]["params"]["label_key"]
     report(run, tmp_path / "page.html")
@@ -85,6 +86,7 @@ def test_parts_that_are_missing_are_said(run: AnnData, tmp_path: Path) -> None:
     assert "Not there yet: run scfcmi.tl.diagnose(adata, 'fair_cluster')" in page.text
     assert "This run was not scored" in page.text
     assert "no confidence" in page.text
+    assert "no history" in page.text
     assert len(page.sources) == 3
 
 
