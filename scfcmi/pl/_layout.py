@@ -20,7 +20,7 @@ def panels(sizes: Sequence[Size], figure: Figure | None = None) -> list[Axes]:
     """Panels of these inner sizes in inches, in a new figure if none is given; to be put in place by :func:`fit`."""
     width, height = max(w for w, _ in sizes) + 2, max(h for _, h in sizes) + 2
     if figure is None:
-        figure = plt.figure()
+        figure = plt.figure(layout="none")
     figure.set_size_inches(width, height)
     places = [(1 / width, 1 / height, w / width, h / height) for w, h in sizes]
     return [figure.add_axes(place, label=str(i)) for i, place in enumerate(places)]
@@ -62,8 +62,8 @@ def fit(axes: Sequence[Axes], ncols: int = 1, *, top: float = 0.0) -> None:
         ax.set_position((x[column] / width, 1 - (y[row] + h) / height, w / width, h / height))
 
 
-def finish(axes: Sequence[Axes], given: object, *, show: bool | None, ncols: int = 1, top: float = 0.0) -> bool:
+def finish(axes: Sequence[Axes], given: object, *, show: bool | None, ncols: int = 1) -> bool:
     """Fit a figure of our own to what is in it, and show it if that is wanted; whether axes are to be returned."""
     if given is None:
-        fit(axes, ncols, top=top)
+        fit(axes, ncols)
     return should_return(show=show, own_figure=given is None)

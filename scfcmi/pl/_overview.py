@@ -52,6 +52,7 @@ def overview(
         msg = f"adata.obsm has no {before!r}. Run `scanpy.tl.umap` first, or name another map with `before`."
         raise KeyError(msg)
     figure = Figure()
+    figure.set_layout_engine("none")
     FigureCanvasAgg(figure)
     axes = panels([(PANEL, PANEL)] * 6, figure)
     old = AnnData(

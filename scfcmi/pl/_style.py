@@ -61,8 +61,8 @@ DARK = 0.3
 MAX_LEGEND_COLUMNS, MAX_LEGEND_NAMES = 4, 60
 LEGEND_CHARACTERS, LEGEND_LINES = 30, 4
 ROW_CHARACTERS, ROW_LINES = 48, 2
-# Inches that a marker of a legend takes beside its name, and lines of text over the size of the font.
-HANDLE, LINE, BETWEEN_LINES = 0.36, 1.2, 0.35
+# Height of a line of text, and of what is between two names of a legend, over the size of the font.
+LINE, BETWEEN_LINES = 1.2, 0.35
 
 
 # colours ------------------------------------------------------------------------------------------------------------
@@ -243,14 +243,6 @@ def legend_columns(names: Sequence[str], height: float, fontsize: float = SMALL)
         if max((sum(part) for part in np.array_split(heights, columns)), default=0) <= height:
             return columns
     return MAX_LEGEND_COLUMNS
-
-
-def legend_width(names: Sequence[str]) -> float:
-    """Inches that the legend beside a panel of usual height takes."""
-    if not names:
-        return 0.0
-    columns = np.array_split([text_size(name)[0] for name in names], legend_columns(names, 3.4))
-    return sum(HANDLE + max(column) for column in columns if len(column))
 
 
 def legend_beside(

@@ -6,7 +6,9 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from anndata import AnnData
 from matplotlib.axes import Axes
 
@@ -96,6 +98,27 @@ def summary(
     wide = float(np.clip(0.17 * n_groups, MAP, 6.0)) if n_groups > MAX_COLORS else MAP
     sizes = [(MAP, MAP), (MAP, MAP), (MAP, MAP), (wide, height), (MAP, height), (MAP, height)]
     axes = panels(sizes)
+    try:
+        _draw(axes, adata, key, name, groups, sensitive_key)
+    except Exception:
+        plt.close(figure_of(axes[0]))
+        raise
+    top = 0.5
+    fit(axes, COLUMNS, top=top)
+    figure = figure_of(axes[0])
+    words = f"{key}: {adata.n_obs:,} cells, {n_rows} clusters, {n_groups} groups of {name}"
+    figure.text(0.5, 1 - 0.5 * top / figure.get_figheight(), plain(words), ha="center", va="center", fontsize=14)
+    return axes if should_return(show=show, own_figure=True) else None
+
+
+def _draw(
+    axes: list[Axes],
+    adata: AnnData,
+    key: str,
+    name: str,
+    groups: pd.Series,
+    sensitive_key: str | Sequence[str] | None,
+) -> None:
     shown = adata if name in adata.obs else _with(adata, name, groups, key)
     umap(shown, [key, name], key=key, ax=axes[:2], show=False)
     if Keys(key).umap not in adata.obsm:
@@ -108,16 +131,10 @@ def summary(
         confidence(adata, key, ax=axes[4], show=False)
     else:
         _note(axes[4], f"No diagnosis yet: run scfcmi.tl.diagnose(adata, {key!r}).")
-    _scores(axes[5], run.get("metrics"))
-    top = 0.5
-    fit(axes, COLUMNS, top=top)
-    figure = figure_of(axes[0])
-    words = f"{key}: {adata.n_obs:,} cells, {n_rows} clusters, {n_groups} groups of {name}"
-    figure.text(0.5, 1 - 0.5 * top / figure.get_figheight(), plain(words), ha="center", va="center", fontsize=14)
-    return axes if should_return(show=show, own_figure=True) else None
+    _scores(axes[5], adata.uns[Keys(key).uns].get("metrics"))
 
 
-def _with(adata: AnnData, name: str, groups: Any, key: str) -> AnnData:
+def _with(adata: AnnData, name: str, groups: pd.Series, key: str) -> AnnData:
     """The parts that maps are drawn from, with the combinations of several attributes as a column."""
     obsm = {entry: adata.obsm[entry] for entry in (Keys(key).embedding, Keys(key).umap) if entry in adata.obsm}
     return AnnData(obs=adata.obs.assign(**{name: groups}), obsm=obsm, uns=adata.uns)

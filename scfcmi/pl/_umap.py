@@ -190,6 +190,8 @@ def umap(
     for name, words in zip(names, titles, strict=True):
         values = _values(adata, name, keys, layer=layer, use_raw=use_raw, gene_symbols=gene_symbols)
         shown.append(_panel(adata, name, words, values, keys, palette, wanted, legend_loc))
+    for end in (vmin, vmax):
+        _end(end, np.zeros(1), 0.0)  # refused before there is a figure
     own = given_axes(ax, len(shown))
     if keys.umap not in adata.obsm:
         compute_umap(adata, key)

@@ -39,6 +39,13 @@ def test_what_is_missing_is_said(run: AnnData) -> None:
     assert "scfcmi.tl.diagnose" in axes[4].texts[0].get_text()
 
 
+def test_a_damaged_part_leaves_no_figure(run: AnnData) -> None:
+    run.uns["fair_cluster"]["n_clusters"]["threshold"] = -1.0
+    with pytest.raises(ValueError, match="damaged"):
+        sf.pl.summary(run)
+    assert not plt.get_fignums()
+
+
 def test_several_attributes_are_combined(run: AnnData) -> None:
     run.obs["donor"] = np.array(["u", "v"])[np.arange(run.n_obs) % 2]
     axes = sf.pl.summary(run, sensitive_key=["tech", "donor"])

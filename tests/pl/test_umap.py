@@ -176,6 +176,7 @@ def test_numbers_run_from_low_to_high_and_have_a_colour_bar(run: AnnData) -> Non
     assert colors[-1] == mpl.colors.to_hex(mpl.colormaps["magma"](1.0))
     with pytest.raises(ValueError, match="percentiles such as 'p99', not 'high'"):
         sf.pl.umap(run, "score", vmax="high")
+    assert len(plt.get_fignums()) == 1, "that of the first call alone"
 
 
 # genes --------------------------------------------------------------------------------------------------------------
