@@ -9,19 +9,23 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 from matplotlib.axes import Axes
+from matplotlib.colors import Colormap
+from natsort import natsorted
 from numpy.typing import NDArray
 
 from scfcmi._keys import DEFAULT_KEY, Keys
-from scfcmi.metrics._encode import natural_order
 from scfcmi.model import FCMI
 from scfcmi.source._matrix import dense
 from scfcmi.tl._adata import check_adata, model_embedding, obs_column, obs_groups
 
+from ._layout import finish, panels
 from ._results import parameter
-from ._style import SMALL, given_axes, new_axes, shorten, should_return
+from ._style import SMALL, display_names, given_axes, inches, ink, plain, row_fontsize, with_labels
 
-# Columns and rows that a page has room for, and genes whose names can be read.
-MAX_GROUPS, MAX_CELLS, MAX_NAMED = 6, 60, 40
+# Columns that a page has room for.
+MAX_GROUPS = 6
+# Inches of a row and of a column with its name, and sizes beyond which names are left out.
+ROW, GENE, MAX_HEIGHT, MAX_WIDTH = 0.17, 0.14, 24.0, 6.0
 
 
 def counterfactual(
@@ -35,7 +39,7 @@ def counterfactual(
     n_genes: int = 20,
     layer: str | None = None,
     standard_scale: Literal["var"] | None = None,
-    cmap: str = "viridis",
+    cmap: str | Colormap | None = None,
     ax: Sequence[Axes] | None = None,
     show: bool | None = None,
 ) -> list[Axes] | None:
@@ -66,7 +70,7 @@ def counterfactual(
     standard_scale
         `"var"` brings every gene to the range from 0 to 1, measured and decoded values together.
     cmap
-        Colour map.
+        Colour map; one that starts at zero, or diverges from it, when absent.
     ax
         One axes for the measured profiles and one for each group; a new figure is made when absent.
     show
@@ -127,26 +131,90 @@ def counterfactual(
         low, high = blocks.min(axis=(0, 1)), blocks.max(axis=(0, 1))
         blocks = (blocks - low) / np.maximum(high - low, 1e-12)
 
+    clusters = np.asarray(obs_column(adata, keys.labels, "key").astype(str), dtype=str)[rows]
+    width, height = min(max(GENE * len(columns), 1.2), MAX_WIDTH), min(max(ROW * len(rows), 0.8), MAX_HEIGHT)
     if axes is None:
-        width = min(max(0.12 * len(columns), 1.5), 4.0)
-        height = 1.4 + min(0.16 * len(rows), 9.0)
-        axes = new_axes(len(blocks), ncols=len(blocks), width=1.8 + width * len(blocks), height=height)
-    titles = ["measured", *(f"as {shorten(group)}" for group in shown)]
+        axes = panels([(width, height)] * len(blocks))
+    low, high = float(blocks.min()), float(blocks.max())
+    diverging = standard_scale is None and float(measured.min()) < 0
+    limits = (-max(-low, high), max(-low, high)) if diverging else (0.0, max(high, 1e-12))
+    cut = standard_scale is None and not diverging and low < -1e-6
+    titles = ["measured", *(f"as {name}" for name in display_names(shown, characters=max(12, round(width / 0.09))))]
     for axis, block, title in zip(axes, blocks, titles, strict=True):
         image = axis.imshow(
-            block, aspect="auto", cmap=cmap, interpolation="nearest", vmin=blocks.min(), vmax=blocks.max()
+            block,
+            aspect="auto",
+            cmap=cmap or ("RdBu_r" if diverging else "viridis"),
+            interpolation="nearest",
+            vmin=limits[0],
+            vmax=limits[1],
         )
-        axis.set_title(title, fontsize=SMALL + 2)
+        axis.set_title(plain(title), fontsize=10)
+        _gene_names(axis, wanted)
         axis.set_yticks([])
-        few = len(wanted) <= MAX_NAMED
-        axis.set_xticks(range(len(wanted)) if few else [], wanted if few else [], rotation=90, fontsize=SMALL - 2)
-    if len(rows) <= MAX_CELLS:
-        clusters = obs_column(adata, keys.labels, "key").astype(str).to_numpy()
-        labels = [shorten(f"{clusters[row]}, {own[row]}") for row in rows]
-        axes[0].set_yticks(range(len(rows)), labels, fontsize=SMALL - 2)
-    axes[0].set_ylabel(f"{key}, group")
-    axes[-1].figure.colorbar(image, ax=axes[-1], label="scaled" if standard_scale else "expression")
-    return axes if should_return(show=show, own_figure=ax is None) else None
+        for row in np.flatnonzero(clusters[1:] != clusters[:-1]):
+            axis.axhline(row + 0.5, color=ink(), lw=1.2)
+    _cell_names(axes[0], clusters, own[rows], key)
+    last = axes[-1]
+    wide = inches(last)[0]
+    bar = last.figure.colorbar(
+        image, cax=last.inset_axes((1 + 0.1 / wide, 0.0, 0.12 / wide, 1.0)), extend="min" if cut else "neither"
+    )
+    bar.set_label("from lowest to highest" if standard_scale else "expression", fontsize=SMALL + 1)
+    bar.ax.tick_params(labelsize=SMALL)
+    return list(axes) if finish(axes, ax, show=show, ncols=len(axes)) else None
+
+
+def _gene_names(ax: Axes, names: Sequence[str]) -> None:
+    """Names of the genes, or of none where they would touch."""
+    points = 72 * ax.get_window_extent().width / ax.figure.dpi / len(names)
+    fontsize = min(SMALL, points / 1.15)
+    ticks = range(len(names)) if fontsize >= 5 else []
+    ax.set_xticks(ticks, [plain(names[i]) for i in ticks], rotation=90, fontsize=fontsize)
+    ax.tick_params(axis="x", length=0)
+
+
+def _cell_names(ax: Axes, clusters: NDArray[np.str_], groups: NDArray[np.str_], key: str) -> None:
+    """Group of every row, and beyond it the cluster of each block of rows."""
+    fontsize = row_fontsize(ax, len(groups))
+    labels = dict(zip(natsorted(set(groups)), display_names(natsorted(set(groups)), lines=1), strict=True))
+    if fontsize >= 4:
+        ax.set_yticks(range(len(groups)), [plain(labels[group]) for group in groups], fontsize=fontsize)
+    ax.tick_params(axis="y", length=0)
+    edges = np.flatnonzero(clusters[1:] != clusters[:-1]) + 0.5
+    starts, ends = np.concatenate([[-0.5], edges]), np.concatenate([edges, [len(clusters) - 0.5]])
+    names = dict(zip(natsorted(set(clusters)), display_names(natsorted(set(clusters))), strict=True))
+    box, full = ax.get_window_extent(), with_labels(ax)
+    left = (full.x0 - box.x0) / box.width - 0.06 / (box.width / ax.figure.dpi)
+    for start, end in zip(starts, ends, strict=True):
+        name = names[clusters[round((start + end) / 2)]]
+        size = min(SMALL + 1, max(fontsize * (end - start) / (name.count("\n") + 1), 1.0))
+        place = ax.get_yaxis_transform()
+        ax.plot([left, left], [start + 0.1, end - 0.1], color=ink(0.6), lw=1.2, transform=place, clip_on=False)
+        ax.text(
+            left - 0.02,
+            (start + end) / 2,
+            plain(name),
+            transform=place,
+            ha="right",
+            va="center",
+            fontsize=size,
+            weight="bold",
+        )
+    ax.set_ylim(len(clusters) - 0.5, -0.5)
+    ax.set_xlim(*ax.get_xlim())
+    # The name of the column, above the names in it.
+    ax.annotate(
+        plain(f"{key},\nby group"),
+        (left, 1.0),
+        (0, 4),
+        xycoords="axes fraction",
+        textcoords="offset points",
+        ha="right",
+        va="bottom",
+        fontsize=SMALL,
+        color=ink(0.6),
+    )
 
 
 def _own_groups(adata: AnnData, key: str) -> NDArray[np.str_]:
@@ -177,7 +245,7 @@ def _central(
     """The cell of every cluster and group that is nearest the cluster's centre."""
     clusters = obs_column(adata, keys.labels, "key").astype(str).to_numpy()
     found = []
-    for cluster in natural_order(set(clusters)):
+    for cluster in natsorted(set(clusters)):
         closeness = embedding @ embedding[clusters == cluster].mean(axis=0)
         for group in shown:
             members = np.flatnonzero((clusters == cluster) & (own == group))

@@ -8,12 +8,26 @@ from typing import Any
 import numpy as np
 from anndata import AnnData
 from matplotlib.axes import Axes
+from matplotlib.collections import PatchCollection
 from matplotlib.patches import Patch, Rectangle
 from numpy.typing import NDArray
 
 from scfcmi._keys import DEFAULT_KEY, Keys
 
-from ._style import MISSING_COLOR, SMALL, given_axes, legend_beside, legend_width, new_axes, shorten, should_return
+from ._layout import finish, panels
+from ._style import (
+    ROW_CHARACTERS,
+    ROW_LINES,
+    SMALL,
+    display_names,
+    given_axes,
+    legend_beside,
+    plain,
+    readable_on,
+    row_fontsize,
+    text_size,
+    thousands,
+)
 
 STATUS_COLORS = {
     "shared": "#a8d5c2",
@@ -21,7 +35,7 @@ STATUS_COLORS = {
     "forced": "#d55e00",
     "absent": "#0072b2",
     "split": "#e69f00",
-    "unclear": MISSING_COLOR,
+    "unclear": "#c8c8c8",
 }
 MEANING = {
     "shared": "shared: groups overlap",
@@ -31,9 +45,10 @@ MEANING = {
     "split": "split: → counterpart",
     "unclear": "too few cells to tell",
 }
-DARK = ("forced", "absent")
-MAX_TEXT = (40, 20)
-TILE = 0.92
+NEEDED = ("clusters", "groups", "status", "n_cells", "counterpart", "cluster_status", "sensitive_key")
+# Beyond so many clusters or groups numbers would be too many to read.
+MAX_TEXT = (60, 24)
+TILE, ROW, COLUMN = 0.92, 0.22, 0.17
 
 
 def diagnose(
@@ -41,7 +56,7 @@ def diagnose(
 ) -> Axes | None:
     """Table of clusters and groups that shows what :func:`scfcmi.tl.diagnose` found.
 
-    Numbers are cells; an arrow points to the cluster that holds what is missing. Beyond 40 clusters or 20 groups,
+    Numbers are cells; an arrow points to the cluster that holds what is missing. Beyond 60 clusters or 24 groups,
     colours are shown alone.
 
     Parameters
@@ -63,6 +78,8 @@ def diagnose(
     ------
     KeyError
         If these clusters have not been diagnosed.
+    ValueError
+        If the diagnosis in `uns` is damaged.
 
     Examples
     --------
@@ -74,57 +91,87 @@ def diagnose(
     >>> sf.pl.diagnose(adata, "cell_type", show=False).get_ylabel()
     'cell_type'
     """
-    found = adata.uns.get(Keys(key).diagnosis)
-    if not isinstance(found, Mapping):
-        msg = f"adata.uns has no {Keys(key).diagnosis!r}. Run `scfcmi.tl.diagnose(adata, {key!r})` first."
-        raise KeyError(msg)
-    names, levels = ([shorten(name) for name in found[entry]] for entry in ("clusters", "groups"))
-    status = np.asarray(found["status"]).astype(str)
-    used = [kind for kind in STATUS_COLORS if (status == kind).any()]
-    legend = [MEANING[kind] for kind in used]
+    found, status = read_diagnosis(adata, key)
+    rows = display_names([str(one) for one in found["clusters"]], characters=ROW_CHARACTERS, lines=ROW_LINES)
+    columns = display_names([str(one) for one in found["groups"]])
+    lines = max(row.count("\n") for row in rows) + 1
+    texts = _texts(found, status)
+    wide = max(text_size(text, SMALL - 1)[0] for text in texts.ravel()) + 0.12 if texts.size else COLUMN
+    # Names stand upright where they do not fit under their tiles.
+    flat = all(text_size(name)[0] < (max(wide, 0.5) if texts.size else COLUMN) for name in columns)
+    width = max(len(columns) * max(wide, COLUMN, 0.5 if flat and texts.size else 0), 1.0)
     own = given_axes(ax, 1)
-    width, height = _size(names, levels)
-    axis = own[0] if own else new_axes(width=width + legend_width(legend), height=height)[0]
-    _tiles(axis, found, status)
-    axis.set_xticks(range(len(levels)), levels, rotation=90 if max(map(len, levels)) > 7 else 0, fontsize=SMALL)
-    axis.set_yticks(range(len(names)), names, fontsize=SMALL)
-    axis.set(xlim=(-0.5, len(levels) - 0.5), ylim=(len(names) - 0.5, -0.5))
-    axis.set(xlabel=" | ".join(np.atleast_1d(found["sensitive_key"])), ylabel=key)
+    axis = own[0] if own else panels([(width, max(len(rows) * ROW * (1 + 0.6 * (lines - 1)), 0.8))])[0]
+    axis.set(xlim=(-0.5, len(columns) - 0.5), ylim=(len(rows) - 0.5, -0.5))
+    _tiles(axis, status, texts)
+    box = axis.get_window_extent()
+    fontsize = min(SMALL, 72 * box.width / axis.figure.dpi / len(columns) / 1.2) if not flat else SMALL
+    axis.set_xticks(
+        range(len(columns)), [plain(name) for name in columns], rotation=0 if flat else 90, fontsize=fontsize
+    )
+    axis.set_yticks(range(len(rows)), [plain(row) for row in rows], fontsize=row_fontsize(axis, len(rows), lines))
+    axis.set_xlabel(plain(" | ".join(map(str, np.atleast_1d(found["sensitive_key"]).tolist()))))
+    axis.set_ylabel(plain(key))
     axis.tick_params(length=0)
     axis.spines[:].set_visible(False)
-    kinds = np.asarray(found["cluster_status"]).astype(str).tolist()
-    axis.set_title(_title(kinds), fontsize=SMALL + 3, loc="left")
-    legend_beside(axis, [Patch(color=STATUS_COLORS[kind]) for kind in used], legend)
-    return axis if should_return(show=show, own_figure=ax is None) else None
+    axis.set_title(_title(np.asarray(found["cluster_status"]).astype(str).tolist()), fontsize=10, loc="left")
+    used = [kind for kind in STATUS_COLORS if (status == kind).any()]
+    legend_beside(axis, [Patch(color=STATUS_COLORS[kind]) for kind in used], [MEANING[kind] for kind in used])
+    return axis if finish([axis], ax, show=show) else None
 
 
-def _size(names: list[str], levels: list[str]) -> tuple[float, float]:
-    """Inches that the table takes without its legend."""
-    has_text = len(names) <= MAX_TEXT[0] and len(levels) <= MAX_TEXT[1]
-    tall, wide = (0.26, 0.62) if has_text else (0.14, 0.14)
-    margin = 0.065 * max(map(len, names))
-    return max(1.0 + margin + wide * len(levels), 2.6), min(max(1.2 + tall * len(names), 2.2), 14.0)
+def read_diagnosis(adata: AnnData, key: str) -> tuple[Mapping[str, Any], NDArray[np.str_]]:
+    """A diagnosis and its table of status, or an error that says how to get one."""
+    name = Keys(key).diagnosis
+    found = adata.uns.get(name)
+    if not isinstance(found, Mapping):
+        msg = f"adata.uns has no {name!r}. Run `scfcmi.tl.diagnose(adata, {key!r})` first."
+        raise KeyError(msg)
+    missing = [entry for entry in NEEDED if entry not in found]
+    if not missing:
+        status = np.asarray(found["status"]).astype(str)
+        shape = len(found["clusters"]), len(found["groups"])
+        shapes = {np.shape(found[entry]) for entry in ("status", "n_cells", "counterpart")}
+        known = set(status.ravel()) <= set(STATUS_COLORS)
+        if shapes == {shape} and known and len(found["cluster_status"]) == shape[0] and min(shape) > 0:
+            return found, status
+    what = f"it lacks {missing}" if missing else "its tables do not go with its clusters and groups"
+    msg = f"adata.uns[{name!r}] is damaged: {what}. Run `scfcmi.tl.diagnose(adata, {key!r})` again."
+    raise ValueError(msg)
 
 
-def _tiles(ax: Axes, found: Mapping[str, Any], status: NDArray[np.str_]) -> None:
-    counts = np.asarray(found["n_cells"])
-    counterpart = np.asarray(found["counterpart"]).astype(str)
-    n_clusters, n_groups = status.shape
-    has_text = n_clusters <= MAX_TEXT[0] and n_groups <= MAX_TEXT[1]
-    for k in range(n_clusters):
-        for b in range(n_groups):
-            kind = str(status[k, b])
-            ax.add_patch(
-                Rectangle((b - TILE / 2, k - TILE / 2), TILE, TILE, facecolor=STATUS_COLORS[kind], linewidth=0)
-            )
-            if has_text:
-                text = f"{int(counts[k, b])}" + (f" → {shorten(counterpart[k, b])}" if kind == "split" else "")
-                color = "white" if kind in DARK else "black"
-                ax.text(b, k, text, ha="center", va="center", fontsize=SMALL - 1, color=color)
+def _texts(found: Mapping[str, Any], status: NDArray[np.str_]) -> NDArray[np.object_]:
+    """What stands in every tile; nothing at all where there are too many."""
+    if status.shape[0] > MAX_TEXT[0] or status.shape[1] > MAX_TEXT[1]:
+        return np.empty((0, 0), dtype=object)
+    counts, counterpart = np.asarray(found["n_cells"]), np.asarray(found["counterpart"]).astype(str)
+    texts = np.empty(status.shape, dtype=object)
+    for place in np.ndindex(*status.shape):
+        texts[place] = thousands(float(counts[place]))
+        if status[place] == "split" and counterpart[place]:
+            texts[place] += f" → {display_names([str(counterpart[place])], characters=14, lines=1)[0]}"
+    return texts
+
+
+def _tiles(ax: Axes, status: NDArray[np.str_], texts: NDArray[np.object_]) -> None:
+    places = list(np.ndindex(*status.shape))
+    tiles = [Rectangle((b - TILE / 2, k - TILE / 2), TILE, TILE) for k, b in places]
+    ax.add_collection(
+        PatchCollection(tiles, facecolors=[STATUS_COLORS[str(status[place])] for place in places], linewidths=0)
+    )
+    if not texts.size:
+        return
+    box = ax.get_window_extent()
+    tile = box.width / ax.figure.dpi / status.shape[1], box.height / ax.figure.dpi / status.shape[0]
+    widest = max(text_size(text, SMALL - 1)[0] for text in texts.ravel())
+    # In the caller's panel tiles may be too small for their numbers.
+    if widest > tile[0] or (SMALL - 1) / 72 > tile[1]:
+        return
+    for k, b in places:
+        color = readable_on(STATUS_COLORS[str(status[k, b])])
+        ax.text(b, k, plain(texts[k, b]), ha="center", va="center", fontsize=SMALL - 1, color=color)
 
 
 def _title(kinds: list[str]) -> str:
-    words = {"shared": "shared", "specific": "specific", "split": "split", "forced": "forced", "unclear": "unclear"}
-    return f"{len(kinds)} clusters: " + ", ".join(
-        f"{kinds.count(kind)} {word}" for kind, word in words.items() if kind in kinds
-    )
+    words = ("shared", "specific", "split", "forced", "unclear")
+    return f"{len(kinds)} clusters: " + ", ".join(f"{kinds.count(kind)} {kind}" for kind in words if kind in kinds)

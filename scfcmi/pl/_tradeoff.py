@@ -6,10 +6,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from ._style import PALETTE, SMALL, despine, given_axes, legend_beside, legend_width, new_axes, should_return
+from ._layout import finish, panels
+from ._style import PALETTE, SMALL, despine, given_axes, ink, legend_beside
 
 CURVES = {
-    "agreement_ari": ("same as at fairness 0 (ARI)", "0.35"),
+    "agreement_ari": ("same as at fairness 0 (ARI)", None),
     "ari": ("same as labels (ARI)", PALETTE[1]),
     "conditional_fairness": ("fair given labels (1 − I(G;C|Y)/H(G|Y))", PALETTE[2]),
     "nce": ("fair (NCE)", PALETTE[0]),
@@ -53,9 +54,9 @@ def tradeoff(frame: pd.DataFrame, *, ax: Axes | None = None, show: bool | None =
     shown = {name: curve for name, curve in CURVES.items() if name in ordered}
     names = [words for words, _ in shown.values()]
     own = given_axes(ax, 1)
-    axis = own[0] if own else new_axes(width=4.2 + legend_width(names), height=3.4)[0]
+    axis = own[0] if own else panels([(3.8, 2.8)])[0]
     lines = [
-        axis.plot(ordered["fairness"], ordered[name], color=color, marker="o", markersize=5, lw=1.6)[0]
+        axis.plot(ordered["fairness"], ordered[name], color=color or ink(0.65), marker="o", markersize=5, lw=1.6)[0]
         for name, (_, color) in shown.items()
     ]
     low = min(0.0, float(np.nanmin(ordered[list(shown)].to_numpy(float))))
@@ -63,4 +64,4 @@ def tradeoff(frame: pd.DataFrame, *, ax: Axes | None = None, show: bool | None =
     axis.set_xticks(ordered["fairness"], [f"{value:g}" for value in ordered["fairness"]], fontsize=SMALL)
     despine(axis)
     legend_beside(axis, lines, names)
-    return axis if should_return(show=show, own_figure=ax is None) else None
+    return axis if finish([axis], ax, show=show) else None
