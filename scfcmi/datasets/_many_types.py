@@ -14,7 +14,7 @@ SIZE_EXPONENT = 1.2
 UNEVENNESS = 0.5
 # standard deviations along each component, in those of a type's own cells; that of the k-th component is smaller by
 # the square root of k
-LINEAGE_SPREAD, FAMILY_SPREAD, TYPE_SPREAD = 5.0, 3.5, 2.5
+LINEAGE_SPREAD, FAMILY_SPREAD, TYPE_SPREAD = 7.0, 5.0, 4.0
 GROUP_SHIFT, FAMILY_SHIFT, DISTORTION = 2.5, 0.5, 0.05
 ROWS_PER_CHUNK = 65_536
 # cells of each of forty types: 20,000 in all, 19 types below 1 % of them, 5 below 0.2 %
@@ -28,8 +28,8 @@ def many_types(
     n_cells: int = 100_000,
     n_types: int = 80,
     n_groups: int = 8,
-    n_comps: int = 30,
     *,
+    n_comps: int = 30,
     missing: float = 0.15,
     separation: float = 1.0,
     group_effect: float = 1.0,
@@ -138,8 +138,8 @@ def many_types_counts(
     n_cells: int = 100_000,
     n_genes: int = 2000,
     n_types: int = 80,
-    n_groups: int = 8,
     *,
+    n_groups: int = 8,
     missing: float = 0.15,
     separation: float = 1.0,
     tech_effect: float = 0.3,

@@ -32,7 +32,7 @@ def separable(adata: AnnData, *, within: bool) -> float:
 
 
 def test_components_have_the_shape_that_was_asked_for() -> None:
-    adata = many_types(3000, 40, 4, 12, random_state=0)
+    adata = many_types(3000, 40, 4, n_comps=12, random_state=0)
     assert adata.shape == (3000, 0)
     assert adata.obsm["X_pca"].shape == (3000, 12)
     assert adata.obsm["X_pca"].dtype == np.float32
@@ -43,7 +43,7 @@ def test_components_have_the_shape_that_was_asked_for() -> None:
 
 
 @pytest.mark.parametrize(
-    "make", [many_types, lambda *args, **kwargs: many_types_counts(args[0], 20, *args[1:], **kwargs)]
+    "make", [many_types, lambda *args, **kwargs: many_types_counts(args[0], 20, args[1], n_groups=args[2], **kwargs)]
 )
 def test_composition_is_skewed_and_has_holes(make: Any) -> None:
     table = table_of(make(20_000, 40, 8, random_state=1))
@@ -118,7 +118,7 @@ def test_the_seed_decides(make: Any) -> None:
 
 
 def test_counts_come_from_the_same_tree() -> None:
-    adata = many_types_counts(6000, 400, 27, 2, tech_effect=0, separation=1.5, random_state=0)
+    adata = many_types_counts(6000, 400, 27, n_groups=2, tech_effect=0, separation=1.5, random_state=0)
     assert sparse.isspmatrix_csr(adata.X) and adata.shape == (6000, 400)
     logged = np.log1p(adata.X.toarray())
     means = np.stack([logged[(adata.obs["cell_type"] == f"type{k}").to_numpy()].mean(axis=0) for k in range(27)])
