@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 from anndata import AnnData
@@ -143,6 +145,7 @@ def many_types_counts(
     missing: float = 0.15,
     separation: float = 1.0,
     tech_effect: float = 0.3,
+    depth: float | Sequence[float] | None = None,
     random_state: int | np.random.Generator = 0,
 ) -> AnnData:
     """Counts of many cell types, most of them rare, measured with technologies that lack some of them.
@@ -165,6 +168,8 @@ def many_types_counts(
         Factor on all differences between types.
     tech_effect
         Standard deviation of the logarithm of each technology's effect on a gene.
+    depth
+        Median number of molecules per cell, for all or for each technology; from 1 to 3 per gene when absent.
     random_state
         Seed, or a generator.
 
@@ -199,6 +204,7 @@ def many_types_counts(
         families=levels,
         separation=separation,
         tech_effect=tech_effect,
+        depth=depth,
         random_state=rng,
     )
 
