@@ -47,7 +47,7 @@ def report(frame: pd.DataFrame) -> str:
         "# Public data sets",
         provenance(
             "real_data.py",
-            f"Means over {frame['seed'].nunique()} seeds. *balanced_ari* counts every type alike, *f1* is the mean of F1 "
+            f"Means over {frame['seed'].nunique()} seeds. *balanced_ari* counts types alike, *f1* is the mean of F1 "
             "over types, each in its best cluster, *f1_rare* that of types below 1 % of the cells, *cf* is "
             "1 − I(G;C|Y)/H(G|Y), in which curated labels have 1, *log2_k* log2 of clusters found over types curated.",
         ),
@@ -86,10 +86,10 @@ def margins(of: pd.DataFrame) -> list[str]:
 
 def main() -> None:
     """Run what is asked for and write the table."""
-    arguments = parser(__doc__, METHODS).parse_args()
+    arguments = parser(__doc__, METHODS, SETS).parse_args()
     rows = Rows(arguments.out / "real_data.csv", KEYS, resume=arguments.resume)
     if not arguments.report:
-        at_hand = [name for name in arguments.sets or SETS if (arguments.data / f"{name}.h5ad").exists()]
+        at_hand = [name for name in arguments.sets if (arguments.data / f"{name}.h5ad").exists()]
         if not at_hand:
             sys.exit(f"skipped: none of the data sets is in {arguments.data}")
         for method in arguments.methods:

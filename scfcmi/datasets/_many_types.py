@@ -143,7 +143,7 @@ def many_types_counts(
     *,
     n_groups: int = 8,
     missing: float = 0.15,
-    separation: float = 1.0,
+    separation: float = 1.5,
     tech_effect: float = 0.3,
     depth: float | Sequence[float] | None = None,
     random_state: int | np.random.Generator = 0,
