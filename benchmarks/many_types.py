@@ -30,10 +30,7 @@ CASES: dict[str, Callable[[int, int], ad.AnnData]] = {
     "components": lambda n_cells, seed: datasets.many_types(n_cells, random_state=seed),
     "counts": lambda n_cells, seed: normalised(datasets.many_types_counts(n_cells, depth=DEPTH, random_state=seed)),
     "rare_types": lambda _, seed: normalised(datasets.rare_types(random_state=seed)),
-    **{
-        name: lambda _, seed, n=n: datasets.many_types(10_000, n, 4, random_state=seed)
-        for name, n in FEW.items()
-    },
+    **{name: lambda _, seed, n=n: datasets.many_types(10_000, n, 4, random_state=seed) for name, n in FEW.items()},
     **{
         f"{name}_counts": lambda _, seed, n=n: normalised(
             datasets.simulated_atlas(5000, 1000, n, n_groups=4, random_state=seed)
