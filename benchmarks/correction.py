@@ -1,28 +1,28 @@
 """How much of the technical variance `tl.correct` takes out of expression, and what it leaves of marker genes.
 
+    python benchmarks/correction.py [--data DIR] [--sets …] [--seeds 0] [--resume] [--report]
+
 Per cell type: the share of variance between batches, less what chance gives. Per pair of types: rank correlation of
 marker log-fold changes (beyond 0.5) between cells of all batches with those within batches before correction, and of
-those of all genes within batches before and after. Run as `python benchmarks/correction.py --data DIR`; the table goes
-to `benchmarks/results/correction.csv`.
+those of all genes within batches before and after.
 """
 
 from __future__ import annotations
 
-import argparse
-import warnings
+import sys
 from itertools import combinations
 from pathlib import Path
 
-import anndata as ad
 import numpy as np
 import pandas as pd
-import scanpy as sc
+from _peers import read
+from _results import Rows, in_own_process, markdown, parser, provenance
 from scipy.stats import spearmanr
 
-import scfcmi as sf
+import scfcmi
 
-HERE = Path(__file__).resolve().parent
-FILES = {"cellmix": "cellmix_3cl_3protocol.h5ad", "pancreas": "pancreas_panc8_nebula_1k.h5ad"}
+SETS = ["cellmix_3cl_3protocol", "pancreas_panc8_nebula_1k", "pbmc_10x_3tech_symphony"]
+KEYS = ["data", "seed", "version"]
 MIN_CELLS = 10
 
 
@@ -57,43 +57,63 @@ def markers(before: np.ndarray, after: np.ndarray, batch: np.ndarray, kind: np.n
     return float(np.mean(pooled)), float(np.mean(within))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True)
-    arguments = parser.parse_args()
-    warnings.simplefilter("ignore")
-    rows = []
-    for name, file in FILES.items():
-        adata = ad.read_h5ad(arguments.data / file)
-        adata.obs_names_make_unique()
-        sc.pp.normalize_total(adata, target_sum=1e4)
-        sc.pp.log1p(adata)
-        batch, kind = (adata.obs[key].astype(str).to_numpy() for key in ("batch", "cell_type"))
-        model = sf.tl.fair_cluster(adata, "batch", len(np.unique(kind)), progress_bar=False, return_model=True)
-        x = adata.X.toarray()
-        versions = {"uncorrected": x}
-        decoded = np.stack([model.decode(adata.obsm["X_fair_cluster"], g) for g in model.groups_.levels])
-        own = decoded[model.groups_.encode(batch), np.arange(len(x))]
-        versions["decoder's difference, mean"] = np.maximum(x + decoded.mean(0) - own, 0)
-        for reference in ("mean", *model.groups_.levels):
-            sf.tl.correct(adata, model=model, reference=reference)
-            versions[f"correct, {reference}"] = adata.layers["fair_cluster_corrected"]
-        for method, y in versions.items():
-            pooled, within = markers(x, y, batch, kind)
-            rows.append(
-                {
-                    "data": name,
-                    "method": method,
-                    "batch variance": explained(y, batch, kind, chance=False),
-                    "less chance": explained(y, batch, kind, chance=True),
-                    "markers, all batches": pooled,
-                    "fold changes within batches": within,
-                }
+def run(rows: Rows, folder: Path, sets: list[str], seeds: list[int]) -> None:
+    """All sets, corrected to the mean of the batches and to each of them."""
+    for name in sets:
+        for seed in seeds:
+            if rows.done(data=name, seed=seed, version="to the mean"):
+                continue
+            adata = read(folder / f"{name}.h5ad")
+            batch, kind = (adata.obs[key].astype(str).to_numpy() for key in ("batch", "cell_type"))
+            model = scfcmi.tl.fair_cluster(
+                adata, "batch", len(np.unique(kind)), random_state=seed, progress_bar=False, return_model=True
             )
-    table = pd.DataFrame(rows).round(3)
-    (HERE / "results").mkdir(exist_ok=True)
-    table.to_csv(HERE / "results" / "correction.csv", index=False)
-    print(table.to_string(index=False))
+            x = adata.X.toarray()
+            add(rows, {"data": name, "seed": seed, "version": "uncorrected"}, x, x, batch, kind)
+            for reference in (*np.unique(batch), "mean"):
+                scfcmi.tl.correct(adata, model=model, reference=reference)
+                y = np.asarray(adata.layers["fair_cluster_corrected"])
+                version = "to the mean" if reference == "mean" else f"to {reference}"
+                add(rows, {"data": name, "seed": seed, "version": version}, x, y, batch, kind)
+
+
+def add(rows: Rows, key: dict[str, object], x: np.ndarray, y: np.ndarray, batch: np.ndarray, kind: np.ndarray) -> None:
+    pooled, within = markers(x, y, batch, kind)
+    rows.add(
+        key
+        | {
+            "batch_variance": float(explained(y, batch, kind, chance=False)),
+            "less_chance": float(explained(y, batch, kind, chance=True)),
+            "markers_all_batches": pooled,
+            "fold_changes_within": within,
+        }
+    )
+
+
+def report(frame: pd.DataFrame) -> str:
+    """Means over seeds."""
+    columns = ["batch_variance", "less_chance", "markers_all_batches", "fold_changes_within"]
+    head = provenance(
+        "correction.py",
+        f"Means over {frame['seed'].nunique()} seed(s). *batch_variance* is the share of the variance within types "
+        "that lies between batches, *less_chance* the same less what chance gives; *markers_all_batches* the rank "
+        "correlation of marker fold changes among all cells with those within batches before, *fold_changes_within* of "
+        "those of all genes within batches, before and after.",
+    )
+    table = frame.groupby(["data", "version"], sort=False)[columns].mean()
+    return "\n\n".join(["# Corrected expression", head, markdown(table)]) + "\n"
+
+
+def main() -> None:
+    """Run what is asked for and write the table."""
+    arguments = parser(__doc__, sets=SETS).parse_args()
+    rows = Rows(arguments.out / "correction.csv", KEYS, resume=arguments.resume)
+    if not arguments.report:
+        sets = [name for name in arguments.sets if (arguments.data / f"{name}.h5ad").exists()]
+        if not sets:
+            sys.exit(f"skipped: none of the data sets is in {arguments.data}")
+        in_own_process(run, rows, arguments.data, sets, arguments.seeds, threads=arguments.threads)
+    (arguments.out / "correction.md").write_text(report(rows.read()))
 
 
 if __name__ == "__main__":

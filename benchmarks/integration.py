@@ -1,6 +1,6 @@
 """How well embeddings integrate batches and keep types, by scib-metrics, beside PCA, Harmony and scVI, in one run.
 
-    python benchmarks/integration.py [--data DIR] [--files NAME ...] [--no-scvi] [--out DIR]
+    python benchmarks/integration.py [--data DIR] [--files NAME ...] [--methods …] [--out DIR]
 
 Scores are those of `scib_metrics.benchmark.Benchmarker` with its defaults, not rescaled between methods. The embedding
 of scfcmi is `obsm["X_fair_cluster"]`, with the curated number of types given.
@@ -10,46 +10,29 @@ from __future__ import annotations
 
 import argparse
 import warnings
-from importlib.util import find_spec
 from pathlib import Path
 
 import anndata as ad
 import numpy as np
 import pandas as pd
-import scanpy as sc
-from compare import HERE, harmony, read
-
-import scfcmi
+from _peers import METHODS, OURS, PEERS, applies, ours, pca, read
+from _results import HERE
 
 FILES = ["cellmix_3cl_3protocol", "pancreas_panc8_nebula_1k"]
 
 
-def add_embeddings(adata: ad.AnnData, seed: int, *, scvi: bool) -> list[str]:
+def add_embeddings(adata: ad.AnnData, seed: int, methods: list[str]) -> list[str]:
     """Write one embedding per method to `obsm` and return their keys."""
-    scaled = adata.copy()
-    sc.pp.scale(scaled, max_value=10)
-    sc.pp.pca(scaled, n_comps=30, random_state=seed)
-    adata.obsm["PCA"] = scaled.obsm["X_pca"]
-    scfcmi.tl.fair_cluster(
-        adata, "batch", adata.obs["cell_type"].nunique(), random_state=seed, device="cpu", progress_bar=False
-    )
-    adata.obsm["scfcmi"] = adata.obsm["X_fair_cluster"]
-    names = ["PCA", "scfcmi"]
-    if find_spec("harmonypy"):
-        adata.obsm["Harmony"] = harmony(adata.obsm["PCA"], adata.obs, seed)
-        names.append("Harmony")
-    if scvi and find_spec("scvi") and "counts" in adata.layers:
-        from scvi import settings
-        from scvi.model import SCVI
-
-        settings.seed = seed
-        counts = adata.copy()
-        counts.layers["counts"].data = np.rint(counts.layers["counts"].data)
-        SCVI.setup_anndata(counts, layer="counts", batch_key="batch")
-        model = SCVI(counts)
-        model.train(accelerator="cpu", enable_progress_bar=False, logger=False)
-        adata.obsm["scVI"] = model.get_latent_representation()
-        names.append("scVI")
+    names = []
+    for method in methods:
+        if not applies(method, adata):
+            continue
+        if method == OURS:
+            ours(adata, "batch", adata.obs["cell_type"].nunique(), seed)
+            adata.obsm[OURS] = np.asarray(adata.obsm["X_fair_cluster"])
+        else:
+            adata.obsm[method] = PEERS[method](adata, "batch", seed)
+        names.append(method)
     return names
 
 
@@ -58,7 +41,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=HERE.parent.parent / "shared" / "data")
     parser.add_argument("--files", nargs="+", default=FILES, help="stems of the files to use")
-    parser.add_argument("--no-scvi", action="store_true")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=HERE / "results")
     arguments = parser.parse_args()
@@ -72,9 +55,10 @@ def main() -> None:
     tables = []
     for path in files:
         adata = read(path)
-        names = add_embeddings(adata, arguments.seed, scvi=not arguments.no_scvi)
+        adata.obsm["raw"] = pca(adata, "batch", arguments.seed)
+        names = add_embeddings(adata, arguments.seed, arguments.methods)
         bench = Benchmarker(
-            adata, "batch", "cell_type", names, pre_integrated_embedding_obsm_key="PCA", n_jobs=1, progress_bar=False
+            adata, "batch", "cell_type", names, pre_integrated_embedding_obsm_key="raw", n_jobs=1, progress_bar=False
         )
         bench.benchmark()
         scores = bench.get_results(min_max_scale=False).drop("Metric Type")

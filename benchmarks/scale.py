@@ -1,172 +1,110 @@
-"""Seconds, memory and scores against the number of cells, beside the methods people use today, in one run.
+"""Seconds, memory and scores of many types against the number of cells, beside the usual chain, in one run.
 
-    python benchmarks/scale.py [--cells 2000 20000 100000] [--genes 2000] [--scvi] [--device cpu] [--out DIR]
+    python benchmarks/scale.py [--cells 10000 100000 1000000] [--methods …] [--threads 2] [--device cpu] [--report]
 
-Every method runs in a process of its own on the same simulated atlas (5 % of the entries are not zero), from the
-normalised CSR matrix to the labels, so that peak memory is its own. Leiden runs at scanpy's default resolution; scfcmi
-is given the number of types. With `--device cuda`, scfcmi and scVI use the GPU.
+Components of `datasets.many_types`, from the matrix to the labels, the number of clusters unknown. Every row is a
+process of its own, which warms up on a few cells first, so that peak memory and seconds are its own. Peak memory holds
+Python and all libraries; `rss_before_gib` is what it was once the matrix was there. `on_disk.py` measures files.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
-import platform
 import resource
-import subprocess
 import sys
 import time
-from pathlib import Path
+from itertools import product
 
-import anndata as ad
 import matplotlib.pyplot as plt
 import pandas as pd
+from _peers import METHODS, OURS, PEERS, leiden, neighbours, ours, warm_up
+from _results import Rows, in_own_process, markdown, parser, provenance
+from _scores import f1_per_type, scores
 
-HERE = Path(__file__).resolve().parent
-PEERS = ("PCA + Leiden", "Harmony + Leiden")
-# Molecules per cell at which about 5 % of the entries of 2,000 genes are not zero.
-DEPTH = 130
+from scfcmi import datasets
 
-
-def simulate(n_cells: int, n_genes: int, *, keep_counts: bool = False) -> ad.AnnData:
-    """A normalised atlas, on demand with a layer of counts."""
-    import scanpy as sc
-
-    import scfcmi
-
-    adata = scfcmi.datasets.simulated_atlas(n_cells=n_cells, n_genes=n_genes, depth=DEPTH, random_state=0)
-    if keep_counts:
-        adata.layers["counts"] = adata.X.copy()
-    sc.pp.normalize_total(adata, target_sum=1e4)
-    sc.pp.log1p(adata)
-    return adata
+KEYS = ["cells", "method", "threads", "device"]
 
 
-def work(method: str, n_cells: int, n_genes: int, device: str) -> dict[str, float]:
-    """Simulate, normalise, then time one method; runs in a process of its own."""
-    import numpy as np
-    import scanpy as sc
+def peak() -> float:
+    """Largest resident size so far, in GiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
 
-    import scfcmi
 
-    adata = simulate(n_cells, n_genes, keep_counts=method == "scVI + Leiden")
-    matrix = (adata.X.data.nbytes + adata.X.indices.nbytes + adata.X.indptr.nbytes) / 2**30
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def run(method: str, rows: Rows, n_cells: int, threads: int, device: str) -> None:
+    """Simulate, warm up, then measure one method at one size."""
+    adata = datasets.many_types(n_cells, random_state=0)
+    warm_up(method)
+    before = peak()
     start, used = time.perf_counter(), time.process_time()
-    if method == "scfcmi":
-        n_types = adata.obs["cell_type"].nunique()
-        scfcmi.tl.fair_cluster(adata, "tech", n_types, device=device, progress_bar=False)
-        labels = adata.obs["fair_cluster"]
+    if method == OURS:
+        labels = ours(adata, "tech", None, 0, device=device)
     else:
-        if method == "scVI + Leiden":
-            import scvi
-
-            scvi.model.SCVI.setup_anndata(adata, layer="counts", batch_key="tech")
-            model = scvi.model.SCVI(adata)
-            model.train(accelerator="cpu" if device == "cpu" else "gpu", enable_progress_bar=False, logger=False)
-            adata.obsm["X_rep"] = model.get_latent_representation()
-        else:
-            sc.pp.pca(adata, n_comps=30)
-            adata.obsm["X_rep"] = adata.obsm["X_pca"]
-        if method == "Harmony + Leiden":
-            import harmonypy
-
-            harmony = harmonypy.run_harmony(adata.obsm["X_pca"], adata.obs, "tech", verbose=False)
-            corrected = np.asarray(harmony.Z_corr)
-            adata.obsm["X_rep"] = corrected if len(corrected) == n_cells else corrected.T
-        sc.pp.neighbors(adata, use_rep="X_rep")
-        sc.tl.leiden(adata, flavor="igraph", n_iterations=2)
-        labels = adata.obs["leiden"]
+        labels = leiden(neighbours(PEERS[method](adata, "tech", 0), 0), 1.0, 0)
     seconds, used = time.perf_counter() - start, time.process_time() - used
-    scores = scfcmi.metrics.clustering_scores(labels, adata.obs["tech"], adata.obs["cell_type"])
-    return {
-        "seconds": seconds,
-        "cpu_seconds": used,
-        "matrix_gib": matrix,
-        "rss_before_gib": before / 2**20,
-        "rss_peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
-        **{name: scores[name] for name in ("nmi", "ari", "conditional_fairness")},
-    }
-
-
-def main() -> None:
-    """Run every method at every size; write a table with ratios of seconds to scfcmi's, and a figure."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cells", type=int, nargs="+", default=[2000, 20_000, 100_000])
-    parser.add_argument("--genes", type=int, default=2000)
-    parser.add_argument("--scvi", action="store_true", help="also scVI, with its own defaults (slow without a GPU)")
-    parser.add_argument("--only", nargs="+", help="these methods alone, for example where the peers would take hours")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--out", type=Path, default=HERE / "results")
-    parser.add_argument("--name", default="scale", help="stem of the files written")
-    parser.add_argument("--one", nargs=2, metavar=("METHOD", "CELLS"), help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.one:
-        print(json.dumps(work(arguments.one[0], int(arguments.one[1]), arguments.genes, arguments.device)))
-        return
-    methods = arguments.only or ["scfcmi", *PEERS, *(["scVI + Leiden"] if arguments.scvi else [])]
-    rows = []
-    for n_cells in arguments.cells:
-        for method in methods:
-            command = [sys.executable, __file__, "--genes", str(arguments.genes), "--device", arguments.device]
-            done = subprocess.run([*command, "--one", method, str(n_cells)], capture_output=True, text=True)
-            if done.returncode:
-                print(f"{method} failed at {n_cells} cells:\n{done.stderr[-2000:]}", file=sys.stderr)
-                continue
-            rows.append({"cells": n_cells, "method": method, **json.loads(done.stdout.splitlines()[-1])})
-            print(rows[-1], flush=True)
-            # Written after every row: the last ones can take hours.
-            write(rows, arguments)
-
-
-def write(rows: list[dict[str, float]], arguments: argparse.Namespace) -> None:
-    """Table and figure of what has been measured so far."""
-    frame = pd.DataFrame(rows)
-    ours = frame[frame["method"] == "scfcmi"].set_index("cells")["seconds"]
-    frame["times_ours"] = frame["seconds"] / frame["cells"].map(ours)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    frame.to_csv(arguments.out / f"{arguments.name}.csv", index=False)
-    (arguments.out / f"{arguments.name}.md").write_text(report(frame, arguments))
-    figure(frame, arguments.out / f"{arguments.name}.svg")
-
-
-def report(frame: pd.DataFrame, arguments: argparse.Namespace) -> str:
-    """The table in Markdown."""
-    columns = [
-        "cells",
-        "method",
-        "seconds",
-        "times_ours",
-        "cpu_seconds",
-        "rss_peak_gib",
-        "rss_before_gib",
-        "matrix_gib",
-    ]
-    columns += ["nmi", "ari", "conditional_fairness"]
-    head = (
-        "# Cost against the number of cells\n\n"
-        f"Made by `benchmarks/scale.py` in one run with {arguments.genes} genes on {platform.machine()}, device "
-        f"{arguments.device}, on {len(os.sched_getaffinity(0))} core(s). Seconds are wall time on a shared machine: "
-        "compare within the table only. "
-        "`rss_before_gib` is the peak before the method starts, from simulating; `matrix_gib` is the CSR matrix.\n\n"
+    most = peak()
+    types = adata.obs["cell_type"].astype(str)
+    share = types.value_counts(normalize=True)
+    found = scores(labels, adata.obs["tech"], types)
+    rows.add(
+        {
+            "cells": n_cells,
+            "method": method,
+            "threads": threads,
+            "device": device,
+            "seconds": seconds,
+            "cpu_seconds": used,
+            "matrix_gib": adata.obsm["X_pca"].nbytes / 2**30,
+            "rss_before_gib": before,
+            "rss_peak_gib": most,
+            **{name: found[name] for name in ("k", "nmi", "ari", "f1", "cf")},
+            "f1_rarest": f1_per_type(labels, types)[share[share < 0.002].index].mean(),
+        }
     )
-    lines = ["| " + " | ".join(columns) + " |", "| ---: | --- |" + " ---: |" * (len(columns) - 2)]
-    for _, row in frame.iterrows():
-        cells = [f"{row[c]:.3f}" if isinstance(row[c], float) else f"{row[c]}" for c in columns]
-        lines.append("| " + " | ".join(cells) + " |")
-    return head + "\n".join(lines) + "\n"
 
 
-def figure(frame: pd.DataFrame, path: Path) -> None:
+def report(frame: pd.DataFrame) -> str:
+    """The table, with seconds as multiples of ours."""
+    frame = frame.astype({"cells": int}).sort_values(["device", "cells"], kind="stable")
+    ours_at = frame[frame["method"] == OURS].set_index(["cells", "threads"])["seconds"]
+    where = pd.MultiIndex.from_frame(frame[["cells", "threads"]])
+    base = ours_at.groupby(level=[0, 1]).min().reindex(where).to_numpy()
+    frame.insert(5, "times_ours", frame["seconds"].to_numpy() / base)
+    head = provenance(
+        "scale.py",
+        f"80 types, 8 groups, 30 components, the number of clusters unknown, {len(os.sched_getaffinity(0))} core(s). "
+        "Wall seconds: compare within the table only. `rss_before_gib` is the peak when the matrix is there and the "
+        "method has run on a few cells, `matrix_gib` the matrix alone.",
+    )
+    return "\n\n".join(["# Cost against the number of cells", head, markdown(frame.set_index("cells"))]) + "\n"
+
+
+def figure(frame: pd.DataFrame) -> plt.Figure:
     """Seconds and peak memory against cells, on logarithmic axes."""
     fig, axes = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained")
     for ax, column, label in zip(axes, ["seconds", "rss_peak_gib"], ["seconds", "peak memory (GiB)"], strict=True):
-        for method, part in frame.groupby("method", sort=False):
-            ax.loglog(part["cells"], part[column], "o-", label=method)
+        for (method, device), part in frame.astype({"cells": int}).groupby(["method", "device"], sort=False):
+            part = part.sort_values("cells")
+            ax.loglog(part["cells"], part[column], "o-", label=f"{method}, {device}" if method == OURS else method)
         ax.set(xlabel="cells", ylabel=label)
     axes[0].legend(frameon=False)
-    fig.savefig(path, metadata={"Date": None})
+    return fig
+
+
+def main() -> None:
+    """Run every method at every size; write a table and a figure."""
+    made = parser(__doc__, [method for method in METHODS if method != "scVI + Leiden"])
+    made.add_argument("--cells", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
+    made.add_argument("--device", default="cpu", help="of scfcmi; the peers run on the CPU")
+    arguments = made.parse_args()
+    rows = Rows(arguments.out / "scale.csv", KEYS, resume=arguments.resume)
+    if not arguments.report:
+        for n_cells, method in product(arguments.cells, arguments.methods):
+            device = arguments.device if method == OURS else "cpu"
+            if not rows.done(cells=n_cells, method=method, threads=arguments.threads, device=device):
+                in_own_process(run, method, rows, n_cells, arguments.threads, device, threads=arguments.threads)
+    (arguments.out / "scale.md").write_text(report(rows.read()))
+    figure(rows.read()).savefig(arguments.out / "scale.svg", metadata={"Date": None})
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ def simulated_atlas(
     size_ratio: float = 4.0,
     unevenness: float = 0.3,
     n_missing: int = 0,
-    families: int | Mapping[str, str] | None = None,
+    families: int | Mapping[str, str] | Sequence[Mapping[str, str]] | None = None,
     separation: float = 1.0,
     tech_effect: float = 0.3,
     depth: float | Sequence[float] | None = None,
@@ -88,7 +88,8 @@ def simulated_atlas(
     n_missing
         Number of types that are absent from one technology each.
     families
-        Number of families, or the family of each type; one for every three types when absent.
+        Number of families, or the family of each type; one for every three types when absent. Several mappings for
+        several levels, for example of lineages and of families.
     separation
         Factor on all differences between types; 0 for a single type under several names.
     tech_effect
@@ -131,10 +132,10 @@ def simulated_atlas(
     >>> adata.shape, sorted(adata.obs["tech"].unique())
     ((300, 200), ['tech0', 'tech1'])
     """
-    _check_whole("n_genes", n_genes, 2)
+    check_whole("n_genes", n_genes, 2)
     if n_cells is not None:
-        _check_whole("n_cells", n_cells, 1)
-    _check_at_least("size_ratio", size_ratio, 1)
+        check_whole("n_cells", n_cells, 1)
+    check_at_least("size_ratio", size_ratio, 1)
     for name, value in {
         "unevenness": unevenness,
         "separation": separation,
@@ -143,12 +144,12 @@ def simulated_atlas(
         "gene_spread": gene_spread,
         "dispersion": dispersion,
     }.items():
-        _check_at_least(name, value, 0)
+        check_at_least(name, value, 0)
     rng = np.random.default_rng(random_state)
     if composition is None:
         n_types, n_groups = 6 if n_types is None else n_types, 2 if n_groups is None else n_groups
-        _check_whole("n_types", n_types, 1)
-        _check_whole("n_groups", n_groups, 1)
+        check_whole("n_types", n_types, 1)
+        check_whole("n_groups", n_groups, 1)
         table = drawn_composition(
             1000 if n_cells is None else n_cells,
             n_types,
@@ -177,9 +178,9 @@ def simulated_atlas(
     if (amplifications < 1).any():
         msg = f"amplification must be at least 1, not {amplification}."
         raise ValueError(msg)
-    family = _family_of(list(table.index), families)
+    levels = _families_of(list(table.index), families)
 
-    log_mean = gene_spread * rng.normal(size=n_genes) + separation * _type_effects(family, n_genes, rng)
+    log_mean = gene_spread * rng.normal(size=n_genes) + separation * _type_effects(levels, n_genes, rng)
     log_mean = log_mean[:, None, :] + tech_effect * rng.normal(size=(n_groups, n_genes))
     profiles = np.exp(log_mean - log_mean.max(axis=2, keepdims=True)).reshape(-1, n_genes)
     profiles /= profiles.sum(axis=1, keepdims=True)
@@ -264,28 +265,36 @@ def mouse_atlas_like(
     )
 
 
-def _type_effects(family: NDArray[np.int64], n_genes: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Log fold changes, shape (n_types, n_genes): a programme of the family, and a smaller one of the type."""
+def _type_effects(levels: list[NDArray[np.int64]], n_genes: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Log fold changes, shape (n_types, n_genes): a programme of each family, and a smaller one of the type."""
 
     def programmes(n_programmes: int, share: float, effect: float) -> NDArray[np.float64]:
         chosen = rng.random((n_programmes, n_genes)) < share
         return chosen * rng.normal(effect, effect / 3, size=chosen.shape)
 
-    shared = programmes(int(family.max()) + 1, FAMILY_GENES, FAMILY_EFFECT)
-    return shared[family] + programmes(family.size, TYPE_GENES, TYPE_EFFECT)
+    shared = sum(programmes(int(family.max()) + 1, FAMILY_GENES, FAMILY_EFFECT)[family] for family in levels)
+    return shared + programmes(levels[0].size, TYPE_GENES, TYPE_EFFECT)
 
 
-def _family_of(types: list[str], families: int | Mapping[str, str] | None) -> NDArray[np.int64]:
-    """Number of each type's family."""
+def _families_of(
+    types: list[str], families: int | Mapping[str, str] | Sequence[Mapping[str, str]] | None
+) -> list[NDArray[np.int64]]:
+    """Number of each type's family, once for every level."""
     if isinstance(families, Mapping):
-        missing = [name for name in types if name not in families]
-        if missing:
-            msg = f"families says nothing about the types {missing}."
+        families = [families]
+    if isinstance(families, Sequence):
+        if not families:
+            msg = "families is empty. Give a number of families, or the family of each type."
             raise ValueError(msg)
-        return np.unique([families[name] for name in types], return_inverse=True)[1]
+        for level in families:
+            missing = [name for name in types if name not in level]
+            if missing:
+                msg = f"families says nothing about the types {missing}."
+                raise ValueError(msg)
+        return [np.unique([level[name] for name in types], return_inverse=True)[1] for level in families]
     n_families = -(-len(types) // TYPES_PER_FAMILY) if families is None else families
-    _check_whole("families", n_families, 1)
-    return np.arange(len(types)) % n_families
+    check_whole("families", n_families, 1)
+    return [np.arange(len(types)) % n_families]
 
 
 def _per_group(name: str, value: float | Sequence[float] | NDArray[np.float64], n_groups: int) -> NDArray[np.float64]:
@@ -296,13 +305,13 @@ def _per_group(name: str, value: float | Sequence[float] | NDArray[np.float64], 
     return np.broadcast_to(values, (n_groups,))
 
 
-def _check_whole(name: str, value: int, least: int) -> None:
+def check_whole(name: str, value: int, least: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
         msg = f"{name} must be a whole number of at least {least}, not {value!r}."
         raise ValueError(msg)
 
 
-def _check_at_least(name: str, value: float, least: float) -> None:
+def check_at_least(name: str, value: float, least: float) -> None:
     if not (np.isfinite(value) and value >= least):
         msg = f"{name} must be finite and at least {least}, not {value!r}."
         raise ValueError(msg)

@@ -86,3 +86,38 @@ def apportioned(share: NDArray[np.float64], n_cells: int) -> NDArray[np.int64]:
         chosen = order[can_move[order]][: abs(lacking)]
         table[chosen] += np.sign(lacking)
     return table.reshape(share.shape)
+
+
+def ranked_composition(
+    n_cells: int,
+    n_types: int,
+    n_groups: int,
+    *,
+    exponent: float,
+    unevenness: float,
+    missing: float,
+    rng: np.random.Generator,
+) -> pd.DataFrame:
+    """A table of types × groups of equal size, in which the r-th type has a share of about r to the power −exponent.
+
+    The share `missing` of all types is absent from each group, never the same type from all of them.
+    """
+    rank = np.arange(1, n_types + 1)[:, None]
+    share = rank**-exponent * np.exp(unevenness * rng.normal(size=(n_types, n_groups)))
+    share[absent(n_types, n_groups, round(missing * n_types), rng)] = 0.0
+    table = apportioned(share / share.sum(axis=0), n_cells)
+    return pd.DataFrame(
+        table, index=[f"type{k}" for k in range(n_types)], columns=[f"tech{g}" for g in range(n_groups)]
+    )
+
+
+def absent(n_types: int, n_groups: int, n_missing: int, rng: np.random.Generator) -> NDArray[np.bool_]:
+    """Which types are missing from which group: `n_missing` from each, while every type stays in some group.
+
+    Where that is impossible, as with a single group, fewer are missing.
+    """
+    gone = np.zeros((n_types, n_groups), dtype=bool)
+    for group in rng.permutation(n_groups):
+        can_go = np.flatnonzero(gone.sum(axis=1) < n_groups - 1)
+        gone[rng.permutation(can_go)[: min(n_missing, n_types - 1)], group] = True
+    return gone

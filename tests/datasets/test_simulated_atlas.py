@@ -187,6 +187,7 @@ def test_mouse_atlas_depth_is_as_measured() -> None:
         ({"n_types": 1, "n_missing": 1}, "leaves a group without cells"),
         ({"families": {"type0": "a"}}, "families says nothing about"),
         ({"families": 0}, "families"),
+        ({"families": []}, "families is empty"),
         ({"composition": pd.DataFrame([[1, -1]])}, "not negative"),
         ({"composition": pd.DataFrame([[1.5, 1]])}, "whole"),
         ({"composition": pd.DataFrame([["a", "b"]])}, "numbers only"),
