@@ -197,7 +197,7 @@ def _look(
     closer: dict[int, Look] = {}
     for b in range(n_branches):
         inside = np.flatnonzero(branch == b)
-        again = _look_again(landmarks, members[inside], forest, depth + 1)
+        again = _look_again(landmarks, members[inside], position[inside], forest, depth + 1)
         if again is None:
             own, root = _as_it_is(tree, branch_of_small, b, forest, strict)
             leaf[inside], cluster[inside] = own[small[inside]], len(nodes)
@@ -215,8 +215,13 @@ def _look(
     return _Found(look, cluster, nodes, replace(upper, link=upper.link * strict))
 
 
-def _look_again(landmarks: Landmarks, members: NDArray[np.int64], forest: _Forest, depth: int) -> _Found | None:
-    """A closer look at one branch; nothing if it is not split."""
+def _look_again(
+    landmarks: Landmarks, members: NDArray[np.int64], registered_before: Tensor, forest: _Forest, depth: int
+) -> _Found | None:
+    """A closer look at one branch; nothing if it is not split.
+
+    Its registration starts from what was registered before: alone, groups that lie apart would look like types.
+    """
     if len(members) < FEWEST or depth >= MAX_DEPTH:
         return None
     rows, codes = landmarks.rows[members], landmarks.codes[members]
@@ -229,7 +234,8 @@ def _look_again(landmarks: Landmarks, members: NDArray[np.int64], forest: _Fores
         cells,
         landmarks.design,
         fairness=landmarks.fairness,
-        starts=("none",),
+        starts=("given",),
+        given=registered_before,
         rounds=CLOSER_ROUNDS,
         random_state=landmarks.random_state,
     )

@@ -78,6 +78,7 @@ def register(
     fairness: float = 0.0,
     starts: tuple[str, ...] = ("none", "matched"),
     bins: NDArray[np.int64] | None = None,
+    given: Tensor | None = None,
     random_state: int = 0,
     rounds: int = ROUNDS,
     tell: Callable[[str], None] | None = None,
@@ -93,9 +94,12 @@ def register(
     fairness
         β, the weight of I(G;C) in the free energy.
     starts
-        Where to begin: `"none"`, no displacement; `"matched"`, mutual neighbours of different groups.
+        Where to begin: `"none"`, no displacement; `"matched"`, mutual neighbours of different groups; `"given"`, where
+        the cells of a component are close in positions that are given.
     bins
         Quantiles of the numbers, which matching sees as levels, shape (n_cells, n_numbers), in the order of the cells.
+    given
+        Positions for the start `"given"`, in the order of the cells, shape (n_cells, any number).
     random_state
         Seed.
     rounds
@@ -108,7 +112,8 @@ def register(
     some = cells if rows is None else cells.take(rows)
     found: dict[str, tuple[float, Mixture, Prior, Coefficients, list[dict[str, float]]]] = {}
     for name in starts if design.n_groups > 1 or design.n_smooth else ("none",):
-        first = _start(name, some, design, None if bins is None else (bins if rows is None else bins[rows]), rng)
+        own_bins, own_given = (None if a is None else a if rows is None else a[rows] for a in (bins, given))
+        first = _start(name, some, design, own_bins, some.as_stored(own_given), rng)
         found[name] = _anneal(*first, some, design, fairness, rounds)
         if tell is not None:
             tell(f"start {name}: free energy {found[name][0]:.4f}")
@@ -134,32 +139,57 @@ def sketch(cells: Positions, size: int, rng: np.random.Generator) -> NDArray[np.
 
 
 def _start(
-    name: str, cells: Positions, design: Design, bins: NDArray[np.int64] | None, rng: np.random.Generator
+    name: str,
+    cells: Positions,
+    design: Design,
+    bins: NDArray[np.int64] | None,
+    given: Tensor | None,
+    rng: np.random.Generator,
 ) -> tuple[Mixture, Prior]:
-    """Components by k-means, where cells stand or where matching would take them."""
-    z, codes, n_groups = cells.z, cells.codes, design.n_groups
-    n, where = len(z), z
+    """Components by k-means: where cells stand, where matching takes them, or at positions that are known."""
+    where, rows = cells.z, None
     if name == "matched":
         rows, positions = _matched(cells, design, bins, rng)
-        codes, z = codes[rows], z[torch.from_numpy(rows).to(z.device)]
-        where = torch.from_numpy(positions).to(z)
-    seed = int(rng.integers(2**31))
-    kmeans = KMeans(min(n_components(n), max(1, len(z) // 15)), n_init=1, random_state=seed).fit(where.cpu().float().numpy())
-    means = torch.from_numpy(kmeans.cluster_centers_).to(z)
-    m, d = means.shape
-    group = torch.from_numpy(codes).to(z.device)
-    moved = z.new_zeros(n_groups, d).index_add_(0, group, z - where)
-    sizes = torch.bincount(group, minlength=n_groups).to(z)
-    moves = (moved / sizes.clamp_min(1)[:, None])[:, None].expand(n_groups, m, d).clone()
-    mixture = Mixture(
+        where = torch.from_numpy(positions).to(cells.z)
+    elif name == "given":
+        assert given is not None
+        where = given
+    some = cells if rows is None else cells.rows(rows)
+    m = max(1, min(n_components(cells.n_cells), len(where) // 15))
+    kmeans = KMeans(m, n_init=1, random_state=int(rng.integers(2**31))).fit(where.cpu().float().numpy())
+    labels = torch.from_numpy(kmeans.labels_.astype(np.int64)).to(where.device)
+    if name == "none":
+        means = torch.from_numpy(kmeans.cluster_centers_).to(where)
+        moves = where.new_zeros(design.n_groups, m, where.shape[1])
+        return _first(means, moves, kmeans.inertia_ / where.numel(), cells, design), Prior.wide(means)
+    return _of_labels(labels, m, some, cells, design)
+
+
+def _first(means: Tensor, moves: Tensor, variance: float, cells: Positions, design: Design) -> Mixture:
+    n_groups, m, d = moves.shape
+    sizes = torch.from_numpy(np.diff(cells.edges)).to(means)
+    return Mixture(
         means=means,
-        variances=torch.full_like(means[:, 0], max(kmeans.inertia_ / len(z) / d, 1e-8)),
-        shares=torch.full((n_groups, m), 1 / m).to(z),
+        variances=torch.full_like(means[:, 0], max(float(variance), 1e-8)),
+        shares=torch.full_like(moves[:, :, 0], 1 / m),
         moves=moves,
-        slopes=z.new_zeros(design.n_smooth, m, d),
-        sizes=sizes / len(z),
+        slopes=means.new_zeros(design.n_smooth, m, d),
+        sizes=sizes / cells.n_cells,
     )
-    return mixture, Prior.wide(means)
+
+
+def _of_labels(labels: Tensor, m: int, some: Positions, cells: Positions, design: Design) -> tuple[Mixture, Prior]:
+    """The mixture of some cells whose components are known."""
+    d = some.z.shape[1]
+    means = some.z.new_zeros(m, d).index_add_(0, labels, some.z)
+    means /= torch.bincount(labels, minlength=m).clamp_min(1).to(means)[:, None]
+    variance = (some.z - means[labels]).square().mean()
+    start = _first(means, means.new_zeros(design.n_groups, m, d), float(variance), cells, design)
+    prior = Prior.wide(means)
+    sums = Sums.of_labels(labels, start, some)
+    for _ in range(2):
+        start, _ = m_step(sums, start, design, prior)
+    return start, prior
 
 
 def _anneal(

@@ -115,6 +115,29 @@ class Sums:
     smooth_second: Tensor
     totals: Tensor
 
+    @classmethod
+    def of_labels(cls, labels: Tensor, mixture: Mixture, cells: Positions) -> Sums:
+        """Sums of cells whose component is known, in the order of the rows of `cells.z`, shape (n_cells,)."""
+        n_groups, m, d = mixture.moves.shape
+        z, x = cells.z, cells.smooth
+        p = x.shape[1]
+        pair = torch.from_numpy(cells.codes).to(z.device) * m + labels
+        new = z.new_zeros
+        by_pair = new(n_groups * m, d).index_add_(0, pair, z)
+        smooth_first = new(p, m, d)
+        smooth_second = new(m, p, p).index_add_(0, labels, x[:, :, None] * x[:, None, :])
+        for i in range(p):
+            smooth_first[i].index_add_(0, labels, x[:, i : i + 1] * z)
+        return cls(
+            mass=torch.bincount(pair, minlength=n_groups * m).to(z).reshape(n_groups, m),
+            first=by_pair.reshape(n_groups, m, d),
+            second=new(m).index_add_(0, labels, z.square().sum(1)),
+            smooth_mass=new(n_groups * m, p).index_add_(0, pair, x).reshape(n_groups, m, p),
+            smooth_first=smooth_first,
+            smooth_second=smooth_second.permute(1, 2, 0),
+            totals=torch.zeros(2, dtype=torch.float64),
+        )
+
     def over_processes(self) -> Sums:
         """The sums over all processes of a launched program: one all-reduce."""
         if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):

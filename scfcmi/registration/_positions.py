@@ -93,6 +93,20 @@ class Positions:
             self.z[index], codes, len(self.edges) - 1, self.smooth[index].cpu().float().numpy(), self.z.device
         )
 
+    def rows(self, rows: NDArray[np.int64]) -> Positions:
+        """Some rows of `z`, in increasing order."""
+        index = torch.from_numpy(rows).to(self.z.device)
+        edges = np.searchsorted(rows, self.edges)
+        return Positions(self.z[index], edges, np.arange(len(rows)), self.smooth[index])
+
+    def as_stored(self, rows: Tensor | None) -> Tensor | None:
+        """Bring rows that are in the order of the cells into the order of `z`."""
+        if rows is None:
+            return None
+        back = torch.empty(len(rows), dtype=torch.int64, device=rows.device)
+        back[torch.from_numpy(self.slot).to(rows.device)] = torch.arange(len(rows), device=rows.device)
+        return rows[back]
+
     def in_order(self, rows: Tensor) -> Tensor:
         """Bring rows that are in the order of `z` into the order of the cells."""
         return rows[torch.from_numpy(self.slot).to(rows.device)]
