@@ -2,12 +2,13 @@
 
 from ._continuous import Continuous, read_continuous
 from ._front import Front
-from ._groups import Factor, Groups, combine_groups, read_groups
-from ._matrix import MatrixSource, as_source
+from ._groups import BETWEEN, Factor, Groups, combine_groups, read_groups
+from ._matrix import MatrixSource, as_source, dense
 from ._select import select_source
 from ._sketch import stratified_sketch
 
 __all__ = [
+    "BETWEEN",
     "Continuous",
     "Factor",
     "Front",
@@ -15,6 +16,7 @@ __all__ = [
     "MatrixSource",
     "as_source",
     "combine_groups",
+    "dense",
     "read_continuous",
     "read_groups",
     "select_source",
