@@ -72,7 +72,7 @@ def meet(names: NDArray[np.object_], known: Iterable[str]) -> NDArray[np.object_
 
 
 def as_column(values: ArrayLike) -> pd.Series:
-    """Values of any array or table column, one per cell, numbered from 0; types that pandas does not know as objects."""
+    """Values of an array or a table column, numbered from 0; those of a type that pandas does not know as objects."""
     if isinstance(values, np.ndarray) and values.dtype.kind == "T":  # NumPy's own strings, which zarr reads
         values = values.astype(object)
     return pd.Series(values).reset_index(drop=True)

@@ -39,10 +39,11 @@ def check_count(value: Any, name: str, *, least: int = 1, most: int | None = Non
     if isinstance(value, bool | np.bool_) or not isinstance(value, Integral):
         msg = f"{name}={value!r} must be an integer, not {type(value).__name__}."
         raise TypeError(msg)
-    if value < least or (most is not None and value > most):
-        msg = f"{name}={value} must be " + (f"at least {least}." if most is None else f"between {least} and {most}.")
+    number = int(value)
+    if number < least or (most is not None and number > most):
+        msg = f"{name}={number} must be " + (f"at least {least}." if most is None else f"between {least} and {most}.")
         raise ValueError(msg)
-    return int(value)
+    return number
 
 
 def check_seed(value: Any, name: str = "random_state", *, n: int = 1) -> int:
@@ -55,7 +56,8 @@ def check_real(value: Any, name: str, low: float, high: float) -> float:
     if isinstance(value, bool | np.bool_) or not isinstance(value, Real):
         msg = f"{name}={value!r} must be a number, not {type(value).__name__}."
         raise TypeError(msg)
-    if not low <= value <= high:
+    number = float(value)
+    if not low <= number <= high:
         msg = f"{name}={value} must be between {low:g} and {high:g}."
         raise ValueError(msg)
-    return float(value)
+    return number

@@ -36,7 +36,8 @@ def clustering_scores(
     Raises
     ------
     ValueError
-        If clusters, groups or all labels are missing, lengths differ, there is only one group, or `beta` is not a positive number.
+        If clusters, groups or all labels are missing, lengths differ, there is only one group, or `beta` is not a
+        positive number.
 
     Examples
     --------

@@ -198,7 +198,7 @@ def element(stored: Any) -> Any:
 def as_block(rows: Any) -> Block:
     """Rows as float32, sparse ones as CSR, in which every value stands once."""
     if isinstance(rows, np.ma.MaskedArray):
-        rows = rows.astype(np.float32).filled(np.nan)
+        rows = np.ma.filled(rows.astype(np.float32), np.nan)
     rows = canonical(sp.csr_matrix(rows)) if sp.issparse(rows) else np.asarray(rows)
     with np.errstate(over="ignore"):  # becomes infinite, which is found and said
         return rows.astype(np.float32, copy=False)

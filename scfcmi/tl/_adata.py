@@ -35,7 +35,7 @@ def check_adata(adata: AnnData, *, copy: bool) -> None:
         raise ValueError(msg)
 
 
-def obs_column(adata: AnnData, key: str, argument: str) -> pd.Series:
+def obs_column(adata: AnnData, key: Any, argument: str) -> pd.Series:
     """A column of `obs`, by the name that an argument gives."""
     if not isinstance(key, str):
         msg = f"{argument}={key!r} must be the name of a column, a string, not {type(key).__name__}."

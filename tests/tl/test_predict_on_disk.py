@@ -116,19 +116,17 @@ def break_writing(adata: AnnData, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Changes, "put", full)
 
 
-def break_moving(adata: AnnData, monkeypatch: pytest.MonkeyPatch) -> None:
-    original, calls = Changes._name_columns, []
+def break_finishing(adata: AnnData, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = Changes._name_columns
 
-    def interrupted(self: Changes, names: list[str]) -> None:
-        original(self, names)
-        calls.append(names)
-        if len(calls) == 1:
-            raise KeyboardInterrupt
+    def interrupted(self: Changes, dropped: set[str]) -> None:
+        original(self, dropped)
+        raise KeyboardInterrupt
 
     monkeypatch.setattr(Changes, "_name_columns", interrupted)
 
 
-@pytest.mark.parametrize("fault", [spoil_value, break_writing, break_moving])
+@pytest.mark.parametrize("fault", [spoil_value, break_writing, break_finishing])
 def test_failure_leaves_the_file_as_it_was(
     fault: Callable[[AnnData, pytest.MonkeyPatch], None],
     adata: AnnData,
