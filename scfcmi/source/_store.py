@@ -97,6 +97,7 @@ class Changes:
     def __init__(self, root: Any) -> None:
         self._root = root
         self._columns: list[str] = []
+        self._begun: set[str] = set()
 
     def put(self, where: str, value: Any) -> None:
         """Write a whole entry, for example `obs/leiden`."""
@@ -116,10 +117,11 @@ class Changes:
     def append(self, where: str, rows: Any) -> None:
         """Write rows of a sparse matrix below those that were written there before."""
         rows = sp.csr_matrix(rows)
-        if where in self._root:
+        if where in self._begun:
             sparse_dataset(self._root[where]).append(rows)
         else:
             self.put(where, rows)
+            self._begun.add(where)
 
     def _place(self, where: str) -> tuple[Any, str]:
         slot, _, name = where.partition("/")

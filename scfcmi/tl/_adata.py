@@ -83,7 +83,8 @@ def obs_continuous(
     adata: AnnData, continuous_keys: str | Sequence[str] | None, sensitive_keys: Sequence[str]
 ) -> Continuous:
     """Columns of `obs` with numbers, none of which is a sensitive attribute as well."""
-    keys = [continuous_keys] if isinstance(continuous_keys, str) else list(continuous_keys or ())
+    given = () if continuous_keys is None else continuous_keys
+    keys = [given] if isinstance(given, str) or np.ndim(given) == 0 else list(given)
     if len(set(keys)) < len(keys) or set(keys) & set(sensitive_keys):
         msg = f"continuous_keys={continuous_keys!r} names a column twice, or one that sensitive_key names."
         raise ValueError(msg)
