@@ -182,7 +182,7 @@ def copied(
             yield changes
             changes._name_columns(dropped)
         finally:
-            _close(copy)
+            _close(copy, path)
     else:
         share = share and _can_share(path, new.parent)
         _check_space(new.parent, room + (0 if share else _size(path)))
@@ -214,12 +214,12 @@ def _entries(root: Any) -> set[str]:
     return {f"{slot}/{name}" for slot in root if isinstance(root[slot], h5py.Group) for name in root[slot]}
 
 
-def _close(file: h5py.File) -> None:
+def _close(copy: h5py.File, path: Path) -> None:
     """Have the last of a file written, which may be what there is no space for."""
     try:
-        file.close()
-    except RuntimeError as error:
-        msg = f"{file} could not be written: {error}"
+        copy.close()
+    except RuntimeError as error:  # HDF5 has let go of the file, which must not be asked for anything any more
+        msg = f"the copy of {path} could not be written: {error}"
         raise OSError(msg) from error
 
 
