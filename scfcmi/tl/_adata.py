@@ -84,7 +84,7 @@ def obs_continuous(
 ) -> Continuous:
     """Columns of `obs` with numbers, none of which is a sensitive attribute as well."""
     given = () if continuous_keys is None else continuous_keys
-    keys = [given] if isinstance(given, str) or np.ndim(given) == 0 else list(given)
+    keys: list[Any] = [given] if isinstance(given, str) or np.ndim(given) == 0 else list(given)
     if len(set(keys)) < len(keys) or set(keys) & set(sensitive_keys):
         msg = f"continuous_keys={continuous_keys!r} names a column twice, or one that sensitive_key names."
         raise ValueError(msg)
