@@ -39,11 +39,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     OSError
         If it cannot be written to, or another writer is at it.
     """
-    target = Path(os.path.realpath(path))
-    recover(target)
-    if target.exists() and not os.access(target, os.W_OK):
-        msg = f"{path} may not be written to"
-        raise PermissionError(msg)
+    target = _target(path)
     with _own_folder(target) as folder:
         new = folder / f"new{target.suffix}"
         yield new
@@ -53,12 +49,27 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         _put(new, target, folder)
 
 
+def check_replaceable(path: str | os.PathLike[str]) -> None:
+    """Raise now what :func:`replacing` would raise after the work."""
+    with _own_folder(_target(path)):
+        pass
+
+
 def recover(path: str | os.PathLike[str]) -> None:
     """Bring back what was moved away, if a writer was killed between two moves."""
     target = Path(os.path.realpath(path))
     if not os.path.lexists(target) and _old(_folder_of(target)).exists():
         with _own_folder(target):
             pass
+
+
+def _target(path: str | os.PathLike[str]) -> Path:
+    target = Path(os.path.realpath(path))
+    recover(target)
+    if target.exists() and not os.access(target, os.W_OK):
+        msg = f"{path} may not be written to"
+        raise PermissionError(msg)
+    return target
 
 
 def _folder_of(target: Path) -> Path:

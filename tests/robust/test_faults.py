@@ -24,7 +24,7 @@ import zarr
 from anndata import AnnData
 from scipy import sparse
 
-from scfcmi._replace import replacing
+from scfcmi._replace import check_replaceable, replacing
 from scfcmi.source import copied, leave_on_disk, open_store
 
 pytestmark = [
@@ -181,8 +181,8 @@ def test_struck_before_any_change_of_the_disk(path: Path, strike: Callable[[], N
         else:  # only what is cleared away afterwards was left to do
             shutil.rmtree(path) if path.is_dir() else path.unlink()
             write(example(), path)
-        n += 1 + n // 4
-    assert struck > 5
+        n += 1 + n // 8
+    assert struck > 4
     work(path)
     assert is_done(path)
     assert not leftovers(path)
@@ -303,9 +303,23 @@ def closed_folder(path: Path) -> None:
 
 def test_file_that_may_not_be_written_to(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda *_: False)
-    with pytest.raises(PermissionError, match="may not be written to"):
-        work(path)
+    for job in (work, check_replaceable):
+        with pytest.raises(PermissionError, match="may not be written to"):
+            job(path)
     assert not leftovers(path)
+
+
+def test_what_can_be_written_is_known_before(tmp_path: Path) -> None:
+    check_replaceable(tmp_path / "new.csv")
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(FileNotFoundError, match="there is no folder .*none"):
+        check_replaceable(tmp_path / "none" / "new.csv")
+    with replacing(tmp_path / "new.csv"):
+        with pytest.raises(OSError, match="is being written by another process"):
+            check_replaceable(tmp_path / "new.csv")
+        (tmp_path / ".new.csv.scfcmi" / "new.csv").write_text("a")
+    assert (tmp_path / "new.csv").read_text() == "a"
+    assert [file.name for file in tmp_path.iterdir()] == ["new.csv"]
 
 
 def test_two_writers_at_once(path: Path) -> None:
