@@ -43,7 +43,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     with _own_folder(target) as folder:
         new = folder / f"new{target.suffix}"
         yield new
-        if target.exists():
+        if target.exists() and target.is_dir() == new.is_dir():
             _take_over(target, new)
         _sync_all(new)
         _put(new, target, folder)
@@ -166,9 +166,10 @@ def _sync(path: str | Path) -> None:
 
 def _put(new: Path, target: Path, folder: Path) -> None:
     """Put the new one in the place of the old one."""
-    if not target.is_dir() or not _exchange(new, target):
-        if target.is_dir():
-            # A folder cannot be replaced in one step here: should the second one not be made, the first is undone.
+    in_one_step = not (target.is_dir() or (target.exists() and new.is_dir()))
+    if in_one_step or not _exchange(new, target):
+        if not in_one_step:
+            # Folders cannot be replaced in one step here: should the second one not be made, the first is undone.
             os.rename(target, _old(folder))
         try:
             os.replace(new, target)

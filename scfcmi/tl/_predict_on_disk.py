@@ -153,8 +153,10 @@ def store_run(
     It replaces the file, or, if there is one, `output`, in one step: all of it or nothing.
     """
     keys = Keys(key_added)
-    with replacing(path if output is None else output) as new, open_store(path) as root:
-        without, share = _stale(root, keys), output is None
+    output = path if output is None else output
+    share = os.path.realpath(output) == os.path.realpath(path)
+    with replacing(output) as new, open_store(path) as root:
+        without = _stale(root, keys)
         with copied(root, path, new, without=without, room=_room(adata, keys), share=share) as changes:
             for slot in ("obs", "obsm", "uns"):
                 held = getattr(adata, slot)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ from scfcmi.metrics import (
     nce,
 )
 
+# Where there is time, more of everything is tried.
+TIMES = 20 if "SCFCMI_LONG" in os.environ else 1
 Partition = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
@@ -40,7 +43,7 @@ def partitions(draw: st.DrawFn, largest: int = 5) -> Partition:
 
 
 @given(partitions(), st.floats(0.01, 100))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60 * TIMES, deadline=None)
 def test_bounds_and_agreement_with_other_code(cells: Partition, beta: float) -> None:
     clusters, groups, labels = cells
     scores = clustering_scores(clusters, groups, labels, beta=beta)
@@ -54,7 +57,7 @@ def test_bounds_and_agreement_with_other_code(cells: Partition, beta: float) -> 
 
 
 @given(partitions())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40 * TIMES, deadline=None)
 def test_brute_force(cells: Partition) -> None:
     clusters, groups, labels = cells
     counts = np.array([[np.sum((clusters == k) & (groups == g)) for g in set(groups)] for k in set(clusters)])
@@ -79,7 +82,7 @@ NAMES: dict[str, Any] = {
 
 
 @given(partitions(), st.randoms(use_true_random=False), st.sampled_from(sorted(NAMES)), st.integers(2, 4))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60 * TIMES, deadline=None)
 def test_what_must_not_matter(cells: Partition, random: Any, kind: str, times: int) -> None:
     """The order of cells, what levels are called, and how often every cell stands there."""
     clusters, groups, labels = cells
@@ -91,7 +94,7 @@ def test_what_must_not_matter(cells: Partition, random: Any, kind: str, times: i
 
 
 @given(partitions(), st.integers(0, 4), st.integers(0, 4))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60 * TIMES, deadline=None)
 def test_merging_clusters_never_makes_them_less_fair(cells: Partition, one: int, other: int) -> None:
     clusters, groups, labels = cells
     merged = np.where(clusters == one, other, clusters)
@@ -103,7 +106,7 @@ def test_merging_clusters_never_makes_them_less_fair(cells: Partition, one: int,
 
 
 @given(partitions())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30 * TIMES, deadline=None)
 def test_splitting_by_the_group_is_as_unfair_as_can_be(cells: Partition) -> None:
     clusters, groups, labels = cells
     split = clusters * 5 + groups
@@ -114,7 +117,7 @@ def test_splitting_by_the_group_is_as_unfair_as_can_be(cells: Partition) -> None
 
 
 @given(partitions(), st.integers(0, 39))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40 * TIMES, deadline=None)
 def test_cells_without_a_label_do_not_count(cells: Partition, n_missing: int) -> None:
     clusters, groups, labels = cells
     known = np.arange(len(labels)) >= min(n_missing, len(labels) - 1)
@@ -146,7 +149,7 @@ def test_leakage_of_labelled_cells() -> None:
 
 
 @given(partitions(), st.floats(0.1, 50))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30 * TIMES, deadline=None)
 def test_dependence_does_not_change_with_the_unit(cells: Partition, factor: float) -> None:
     clusters, values, _ = cells
     found = continuous_dependence(clusters, values)

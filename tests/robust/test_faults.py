@@ -189,6 +189,7 @@ def test_struck_before_any_change_of_the_disk(path: Path, strike: Callable[[], N
 
 
 @pytest.mark.slow
+@pytest.mark.skipif("SCFCMI_LONG" not in os.environ, reason="takes minutes: set SCFCMI_LONG")
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is what strikes at calls of the kernel")
 @pytest.mark.parametrize("fault", ["kill", "full"])
 def test_struck_at_every_call_of_the_kernel(path: Path, fault: str) -> None:
@@ -307,6 +308,24 @@ def test_file_that_may_not_be_written_to(path: Path, monkeypatch: pytest.MonkeyP
         with pytest.raises(PermissionError, match="may not be written to"):
             job(path)
     assert not leftovers(path)
+
+
+@pytest.mark.parametrize("in_one_step", [True, False])
+def test_a_folder_and_a_file_replace_each_other(
+    tmp_path: Path, in_one_step: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not in_one_step:
+        monkeypatch.setattr("scfcmi._replace._exchange", lambda *_: False)
+    target = tmp_path / "out"
+    for _ in range(2):
+        with replacing(target) as new:
+            new.write_text("a")
+        assert target.read_text() == "a"
+        with replacing(target) as new:
+            new.mkdir()
+            (new / "b").write_text("b")
+        assert (target / "b").read_text() == "b"
+    assert os.listdir(tmp_path) == ["out"]
 
 
 def test_what_can_be_written_is_known_before(tmp_path: Path) -> None:
