@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Hashable, Iterable
 from typing import Any, TypeVar
 
@@ -66,8 +67,10 @@ def meet(names: NDArray[np.object_], known: Iterable[str]) -> NDArray[np.object_
     known = list(known)
     codes, found = pd.factorize(names)
     meanings = [_meaning(name) for name in known]
-    by_meaning = {what: name for what, name in zip(meanings, known, strict=True) if meanings.count(what) == 1}
-    met = [name if name in known else by_meaning.get(_meaning(name), name) for name in found]
+    n_of = Counter(meanings)
+    by_meaning = {what: name for what, name in zip(meanings, known, strict=True) if n_of[what] == 1}
+    taken = set(known)
+    met = [name if name in taken else by_meaning.get(_meaning(name), name) for name in found]
     return np.array([*met, None], dtype=object)[:-1][codes]
 
 
