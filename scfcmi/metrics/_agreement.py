@@ -25,7 +25,7 @@ def clustering_accuracy(labels: ArrayLike, clusters: ArrayLike) -> float:
     Parameters
     ----------
     labels
-        Reference label of each cell, shape (n_cells,).
+        Reference label of each cell, shape (n_cells,). Cells without one do not count.
     clusters
         Cluster of each cell, shape (n_cells,), in the same order of cells.
 
@@ -36,7 +36,7 @@ def clustering_accuracy(labels: ArrayLike, clusters: ArrayLike) -> float:
     Raises
     ------
     ValueError
-        If values are missing or lengths differ.
+        If clusters or all labels are missing, or lengths differ.
 
     Examples
     --------
@@ -44,7 +44,7 @@ def clustering_accuracy(labels: ArrayLike, clusters: ArrayLike) -> float:
     >>> clustering_accuracy(["T", "T", "B", "B"], [1, 1, 0, 1])
     0.75
     """
-    labels_, clusters_ = encode(labels=labels, clusters=clusters)
+    labels_, clusters_ = encode(partial="labels", labels=labels, clusters=clusters)
     counts = table(labels_, clusters_)
     return float(counts[linear_sum_assignment(counts, maximize=True)].sum() / counts.sum())
 

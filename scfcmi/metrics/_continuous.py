@@ -6,6 +6,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.metrics import adjusted_mutual_info_score
 
+from scfcmi._numbers import check_count
+
 from ._encode import encode
 
 
@@ -48,9 +50,7 @@ def continuous_dependence(clusters: ArrayLike, values: ArrayLike, *, n_bins: int
     0.0
     """
     values_ = np.asarray(values, np.float64)
-    if n_bins < 2:
-        msg = f"n_bins={n_bins} must be at least 2."
-        raise ValueError(msg)
+    check_count(n_bins, "n_bins", least=2)
     clusters_, _ = encode(clusters=clusters, values=values_)
     if not np.isfinite(values_).all():
         msg = f"values has {int((~np.isfinite(values_)).sum())} infinite values. Leave these cells out of all arrays."

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics.cluster import contingency_matrix
+
+from scfcmi._levels import as_column
+from scfcmi._levels import natural_order as natural_order
 
 
 class Coded(NamedTuple):
@@ -19,16 +21,13 @@ class Coded(NamedTuple):
     levels: list[Hashable]
 
 
-def natural_order(values: Iterable[Hashable]) -> list[Hashable]:
-    """Sort numbers by size and strings as people count: `"2"` before `"10"`."""
-    return sorted(values, key=_natural_key)
-
-
-def encode(**named: ArrayLike) -> tuple[Coded, ...]:
+def encode(*, partial: str | None = None, **named: ArrayLike) -> tuple[Coded, ...]:
     """Check that the arrays describe the same cells, and code them.
 
     Parameters
     ----------
+    partial
+        Name of an array that may have missing values; cells without one are left out of all arrays.
     **named
         One-dimensional arrays of equal length, under the names that messages call them.
 
@@ -37,12 +36,15 @@ def encode(**named: ArrayLike) -> tuple[Coded, ...]:
     Codes and levels of each. Categories keep their order, everything else is in natural order; categories without
     cells are dropped.
     """
-    columns = {name: _column(values, name) for name, values in named.items()}
+    columns = {name: _column(values, name, complete=name != partial) for name, values in named.items()}
     lengths = {name: len(column) for name, column in columns.items()}
     if len(set(lengths.values())) > 1:
         listed = ", ".join(f"{name} has {length}" for name, length in lengths.items())
         msg = f"All arrays need one value per cell, in the same order of cells, but {listed}."
         raise ValueError(msg)
+    if partial is not None:
+        known = columns[partial].notna()
+        columns = {name: column[known] for name, column in columns.items()}
     return tuple(_encode(column) for column in columns.values())
 
 
@@ -51,7 +53,7 @@ def table(rows: Coded, columns: Coded) -> NDArray[np.int64]:
     return contingency_matrix(rows.codes, columns.codes)
 
 
-def _column(values: ArrayLike, name: str) -> pd.Series:
+def _column(values: ArrayLike, name: str, *, complete: bool) -> pd.Series:
     if isinstance(values, list | tuple) and not any(np.ndim(value) for value in values):
         values = pd.Series(values)  # numpy would turn a missing value among strings into the string "nan"
     elif not isinstance(values, pd.Series | pd.Categorical | pd.Index):
@@ -59,12 +61,15 @@ def _column(values: ArrayLike, name: str) -> pd.Series:
     if np.ndim(values) != 1:
         msg = f"{name} needs one value per cell, shape (n_cells,), but it has shape {np.shape(values)}."
         raise ValueError(msg)
-    column = pd.Series(values).reset_index(drop=True)
+    column = as_column(values)
     if column.empty:
         msg = f"{name} is empty."
         raise ValueError(msg)
     missing = column.isna().to_numpy()
-    if missing.any():
+    if missing.all() and not complete:
+        msg = f"{name} has no values."
+        raise ValueError(msg)
+    if missing.any() and complete:
         msg = (
             f"{name} has {int(missing.sum())} missing values, the first at position {int(missing.argmax())}. "
             "Leave these cells out of all arrays."
@@ -81,10 +86,3 @@ def _encode(column: pd.Series) -> Coded:
     levels = natural_order(found)
     rank = {level: position for position, level in enumerate(levels)}
     return Coded(np.array([rank[level] for level in found], np.int64)[codes].astype(np.int64), levels)
-
-
-def _natural_key(value: Hashable) -> tuple[tuple[int, float, str], ...]:
-    if isinstance(value, int | float | np.number):
-        return ((0, float(value), ""),)
-    pieces = re.split(r"(\d+)", str(value))
-    return tuple((0, float(piece), piece) if piece.isdigit() else (1, 0.0, piece) for piece in pieces if piece)

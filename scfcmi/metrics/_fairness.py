@@ -143,7 +143,7 @@ def conditional_fairness(clusters: ArrayLike, groups: ArrayLike, labels: ArrayLi
     groups
         Sensitive attribute of each cell, shape (n_cells,), in the same order of cells.
     labels
-        Reference label of each cell, shape (n_cells,), for example its curated type.
+        Reference label of each cell, shape (n_cells,), for example its curated type. Cells without one do not count.
 
     Returns
     -------
@@ -165,8 +165,8 @@ def conditional_fairness(clusters: ArrayLike, groups: ArrayLike, labels: ArrayLi
     >>> conditional_fairness(labels, groups, labels)
     1.0
     """
-    clusters_, groups_, labels_ = encode(clusters=clusters, groups=groups, labels=labels)
-    _check_two_groups(groups_)
+    _clusters_and_groups(clusters, groups)
+    clusters_, groups_, labels_ = encode(partial="labels", clusters=clusters, groups=groups, labels=labels)
     given_label = _conditional_entropy(table(labels_, groups_))
     if given_label == 0:
         return 1.0

@@ -10,6 +10,8 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from scfcmi._numbers import check_count, check_seed
+
 from ._encode import encode
 
 
@@ -39,7 +41,8 @@ def group_leakage(
     groups
         Sensitive attribute of each cell, shape (n_cells,).
     labels
-        Type or cluster of each cell, shape (n_cells,); all cells are one type when absent.
+        Type or cluster of each cell, shape (n_cells,); all cells are one type when absent, and those without one do
+        not count.
     n_splits
         Folds of the cross-validation; groups with fewer cells of a type than this do not count there.
     random_state
@@ -70,11 +73,11 @@ def group_leakage(
             f"embedding has shape {x.shape}; it needs the shape (n_cells, n_dims), without missing or infinite values."
         )
         raise ValueError(msg)
-    if n_splits < 2:
-        msg = f"n_splits={n_splits} must be at least 2."
-        raise ValueError(msg)
+    check_count(n_splits, "n_splits", least=2)
+    check_seed(random_state)
     labels = np.zeros(len(x), np.int64) if labels is None else labels
-    _, groups_, labels_ = encode(embedding=np.arange(len(x)), groups=groups, labels=labels)
+    rows_, groups_, labels_ = encode(partial="labels", embedding=np.arange(len(x)), groups=groups, labels=labels)
+    x = x[np.array(rows_.levels, np.int64)]
     found, sizes = [], []
     for label in range(len(labels_.levels)):
         inside = labels_.codes == label

@@ -22,19 +22,22 @@ def clustering_scores(
     groups
         Sensitive attribute of each cell, shape (n_cells,), in the same order of cells.
     labels
-        Reference label of each cell, shape (n_cells,).
+        Reference label of each cell, shape (n_cells,). Agreement and `conditional_fairness` are those of the cells that
+        have one, fairness without regard to labels is that of all cells.
     beta
         Weight of fairness in :func:`scfcmi.metrics.f_beta`.
 
     Returns
     -------
     `mnce`, `balance` and `nce`. With `labels` also `nmi` (arithmetic normalisation), `ari`, `acc`, `f_beta` and
-    `conditional_fairness`. Higher is better; all but `ari` lie between 0 and 1.
+    `conditional_fairness`, and `n_labelled` where some cells have no label. Higher is better; all but `ari` lie between
+    0 and 1.
 
     Raises
     ------
     ValueError
-        If values are missing, lengths differ, there is only one group, or `beta` is not a positive number.
+        If clusters, groups or all labels are missing, lengths differ, there is only one group, or `beta` is not a
+        positive number.
 
     Examples
     --------
@@ -45,7 +48,9 @@ def clustering_scores(
     scores = {"mnce": mnce(clusters, groups), "balance": balance(clusters, groups), "nce": nce(clusters, groups)}
     if labels is None:
         return scores
-    clusters_, labels_ = encode(clusters=clusters, labels=labels)
+    clusters_, labels_ = encode(partial="labels", clusters=clusters, labels=labels)
+    if len(labels_.codes) < len(encode(clusters=clusters)[0].codes):
+        scores["n_labelled"] = len(labels_.codes)
     scores["nmi"] = min(1.0, float(normalized_mutual_info_score(labels_.codes, clusters_.codes)))
     scores["ari"] = float(adjusted_rand_score(labels_.codes, clusters_.codes))
     scores["acc"] = clustering_accuracy(labels, clusters)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import numpy as np
 import scipy.sparse as sp
@@ -20,10 +20,21 @@ class FiniteCheck:
     ----------
     where
         What messages call the matrix.
+    names
+        Names of all its columns, where they have any.
+    columns
+        Positions of the columns that are looked at; all of them when absent.
     """
 
-    def __init__(self, where: str) -> None:
-        self.where = where
+    def __init__(
+        self, where: str, names: Sequence[str] | None = None, columns: NDArray[np.int64] | None = None
+    ) -> None:
+        self.where, self.names, self.columns = where, names, columns
+
+    @property
+    def empty(self) -> NDArray[np.int64]:
+        """Positions of the cells seen that have no values to tell them by."""
+        return np.empty(0, np.int64)
 
     def see(self, rows: slice, block: Block) -> None:
         """Look at some rows; wrong values are an error."""
@@ -31,11 +42,11 @@ class FiniteCheck:
         with np.errstate(invalid="ignore"):  # infinities of both signs
             total = _values(block).sum(dtype=np.float64)
         if not np.isfinite(total):
-            bad = ~np.isfinite(block.toarray() if sp.issparse(block) else block)
-            row = int(np.flatnonzero(bad.any(axis=1))[0]) + rows.start
+            row, column = np.argwhere(~np.isfinite(block.toarray() if sp.issparse(block) else block))[0].tolist()
+            column = column if self.columns is None else int(self.columns[column])
             msg = (
-                f"{self.where} has NaN or infinite values (first in the cell at position {row}). "
-                "Remove or impute them before clustering."
+                f"{self.where} has NaN or infinite values (first in the cell at position {row + rows.start}, column "
+                f"{column if self.names is None else self.names[column]!r}). Remove or impute them before clustering."
             )
             raise ValueError(msg)
 
@@ -44,21 +55,32 @@ class FiniteCheck:
 
 
 class ExpressionCheck(FiniteCheck):
-    """Finite, non-negative, no empty cells, and not raw counts.
+    """Finite, non-negative, and not raw counts; cells without any value are counted.
 
     Parameters
     ----------
-    where
-        What messages call the matrix.
-    all_genes
-        Cuts rows with all genes, of which only some are looked at; absent if these are all.
+    where, names, columns
+        As for finite values.
+    instead
+        What to do if the matrix turns out to be scaled, as a sentence.
     """
 
-    def __init__(self, where: str, all_genes: Callable[[NDArray[np.int64]], Block] | None) -> None:
-        super().__init__(where)
-        self.all_genes = all_genes
-        self._all_integer, self._largest = True, 0.0
+    def __init__(
+        self,
+        where: str,
+        names: Sequence[str] | None = None,
+        columns: NDArray[np.int64] | None = None,
+        instead: str = "",
+    ) -> None:
+        super().__init__(where, names, columns)
+        self._instead = instead
+        self._all_integer, self._largest, self._n_cells = True, 0.0, 0
         self._empty: list[NDArray[np.int64]] = []
+
+    @property
+    def empty(self) -> NDArray[np.int64]:
+        """Positions of the cells seen that have no values to tell them by."""
+        return np.concatenate([super().empty, *self._empty])
 
     def see(self, rows: slice, block: Block) -> None:
         """Look at some rows; wrong values are an error."""
@@ -69,41 +91,33 @@ class ExpressionCheck(FiniteCheck):
             if lowest < 0:
                 msg = (
                     f"{self.where} has negative values (smallest {lowest:.3g}), so it is not log-normalised "
-                    "expression. If it was scaled, keep the log-normalised matrix in a layer and pass `layer`, "
-                    "or cluster principal components with use_rep='X_pca'."
+                    f"expression. {self._instead}"
                 )
                 raise ValueError(msg)
             self._largest = max(self._largest, float(values.max()))
             self._all_integer = self._all_integer and bool((values == np.rint(values)).all())
+        self._n_cells += block.shape[0]
         self._empty.append(np.flatnonzero(np.asarray(block.sum(axis=1)).ravel() == 0) + rows.start)
 
     def finish(self) -> None:
         """Say what can only be said after the last row."""
-        empty = np.concatenate(self._empty)
-        if len(empty):
-            self._refuse_empty(empty)
+        n_empty = len(self.empty)
+        if n_empty == self._n_cells:
+            msg = f"{self.where} has no value other than 0 in the genes in use: there is nothing to cluster by."
+            raise ValueError(msg)
+        if n_empty:
+            msg = (
+                f"{self.where} has {n_empty} cells without counts in the genes in use (first at position "
+                f"{int(self.empty[0])}): nothing is known about them, and their cluster says nothing. Select more "
+                "genes, or remove them with `sc.pp.filter_cells(adata, min_counts=1)`."
+            )
+            warn(msg)
         if self._all_integer and self._largest > 1:
             msg = (
                 f"{self.where} holds integers, probably raw counts, where log-normalised values are expected. "
                 "Run `sc.pp.normalize_total(adata)` and `sc.pp.log1p(adata)` first, or choose a log-normalised `layer`."
             )
             warn(msg)
-
-    def _refuse_empty(self, empty: NDArray[np.int64]) -> None:
-        totals = np.zeros(len(empty)) if self.all_genes is None else self.all_genes(empty).sum(axis=1)
-        totals = np.asarray(totals).ravel()
-        if (totals == 0).any():
-            first = int(empty[totals == 0][0])
-            msg = (
-                f"{self.where} has {int((totals == 0).sum())} all-zero cells (first at position {first}). "
-                "Remove them first with `sc.pp.filter_cells(adata, min_counts=1)`."
-            )
-            raise ValueError(msg)
-        msg = (
-            f"{len(empty)} cells have no counts in the selected genes (first at position {int(empty[0])}); "
-            "their cluster says nothing. Select more genes or remove these cells."
-        )
-        warn(msg)
 
 
 def _values(block: Block) -> NDArray[np.float32]:

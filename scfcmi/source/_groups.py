@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from scfcmi._levels import as_column, level_names, meet, natural_order
 from scfcmi._warn import warn
 
 # A numeric column with more distinct values than this is a measurement (depth, age), not a grouping.
@@ -29,7 +30,7 @@ class Factor:
     name
         What it is called.
     levels
-        Names of its levels in sorted order.
+        Names of its levels in natural order.
     of_group
         Level of every group, shape (n_groups,).
     weight
@@ -56,7 +57,7 @@ class Groups:
     codes
         Position in `levels` for each cell, shape (n_cells,).
     levels
-        Names of the groups in sorted order; with several attributes, of the combinations that occur.
+        Names of the groups in natural order; with several attributes, of the combinations that occur.
     factors
         The attributes; a single one whose levels are the groups when none is given.
     """
@@ -116,10 +117,10 @@ class Groups:
 
     def encode(self, values: ArrayLike, name: str = "groups") -> NDArray[np.int64]:
         """Code other cells' values by these levels; an unknown value is an error."""
-        values = pd.Series(np.asarray(values)).astype(str)
-        codes = pd.Index(self.levels).get_indexer(pd.Index(values))
+        names = meet(level_names(values), self.levels)
+        codes = pd.Index(self.levels, dtype=object).get_indexer(pd.Index(names, dtype=object))
         if (codes < 0).any():
-            unknown = sorted(set(values[codes < 0]))
+            unknown = natural_order(set(names[codes < 0]))
             msg = f"{name} has values that the model was not fitted with: {unknown}; known are {list(self.levels)}."
             raise ValueError(msg)
         return codes.astype(np.int64)
@@ -188,7 +189,7 @@ def combine_groups(attributes: Mapping[str, Groups]) -> Groups:
 
 
 def _encoded(values: ArrayLike, name: str) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    column = pd.Series(values).reset_index(drop=True)
+    column = as_column(values)
     n_missing = int(column.isna().sum())
     if n_missing:
         msg = (
@@ -204,11 +205,12 @@ def _encoded(values: ArrayLike, name: str) -> tuple[NDArray[np.int64], tuple[str
                 "Bin it first, e.g. with `pandas.qcut`, or convert it to strings if the numbers are names."
             )
             raise ValueError(msg)
-    codes, levels = pd.factorize(column.astype(str), sort=True)
+    names = level_names(column)
+    levels = natural_order(set(names))
     if len(levels) < 2:
         msg = (
-            f"{name} has a single group, {list(levels)}: there is nothing to be fair about. "
+            f"{name} has a single group, {levels}: there is nothing to be fair about. "
             "Choose a column with two or more groups, or use ordinary clustering (e.g. `scanpy.tl.leiden`)."
         )
         raise ValueError(msg)
-    return codes.astype(np.int64), tuple(str(level) for level in levels)
+    return pd.Index(levels, dtype=object).get_indexer(pd.Index(names, dtype=object)).astype(np.int64), tuple(levels)

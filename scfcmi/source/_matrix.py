@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from ._check import FiniteCheck
-from ._storage import Block, comes_from, element, stack, storage_of
+from ._storage import Block, check_numeric, comes_from, element, stack, storage_of
 
 CHUNK_BYTES = 64 * 2**20
 
@@ -30,21 +31,34 @@ class MatrixSource:
     columns
         Boolean mask or positions of the columns to keep; all of them when absent.
     check
-        Makes something that looks at all values. It does so in the first complete walk.
+        Makes something that looks at all values of such columns. It does so in the first complete walk.
     """
 
     def __init__(
-        self, matrix: Any, columns: NDArray[Any] | None = None, check: Callable[[], FiniteCheck] | None = None
+        self,
+        matrix: Any,
+        columns: NDArray[Any] | None = None,
+        check: Callable[[NDArray[np.int64] | None], FiniteCheck] | None = None,
     ) -> None:
         self._matrix, self._check = matrix, check
-        positions = np.flatnonzero(columns) if columns is not None and columns.dtype == bool else columns
-        self._storage = storage_of(matrix, positions)
+        self._columns = np.flatnonzero(columns) if columns is not None and columns.dtype == bool else columns
+        self._empty = np.empty(0, np.int64)
+        self._storage = storage_of(matrix, self._columns)
         self.shape: tuple[int, int] = (self._storage.n_rows, self._storage.n_columns)
 
     @property
     def in_memory(self) -> bool:
         """Whether rows can be cut without reading from disk."""
         return self._storage.in_memory
+
+    @property
+    def empty(self) -> NDArray[np.int64]:
+        """Positions of the cells that have no value other than 0 where there should be one, in increasing order.
+
+        They are known after the first walk; if there was none, this is it.
+        """
+        self.settle()
+        return self._empty
 
     @property
     def chunk_size(self) -> int:
@@ -86,14 +100,14 @@ class MatrixSource:
 
     def chunks(self, size: int | None = None) -> Iterator[tuple[slice, Block]]:
         """Walk through all rows in order, `size` at a time; storage is read in whatever strips suit it."""
-        check = None if self._check is None else self._check()
+        check = None if self._check is None else self._check(self._columns)
         for rows, block in self._cut_into(size or self.chunk_size):
             if check is not None:
                 check.see(rows, block)
             yield rows, block
         if check is not None:
             check.finish()
-            self._check = None
+            self._check, self._empty = None, check.empty
 
     def _cut_into(self, size: int) -> Iterator[tuple[slice, Block]]:
         start = 0
@@ -118,16 +132,32 @@ def as_source(data: Any, name: str = "X") -> MatrixSource:
     """
     if isinstance(data, MatrixSource):
         return data
-    if hasattr(data, "to_numpy"):
+    names = None
+    if hasattr(data, "columns"):
+        names, data = numbers_of(data, name)
+    elif hasattr(data, "to_numpy"):
         data = data.to_numpy()
     elif comes_from(data, "h5py") or comes_from(data, "zarr"):
         data = element(data)
-    elif not hasattr(data, "shape") and not comes_from(data, "annbatch"):
+    elif comes_from(data, "annbatch"):
+        return MatrixSource(data, check=lambda columns: FiniteCheck(name, None, columns))
+    elif not hasattr(data, "shape"):
         data = np.asarray(data)
-    if hasattr(data, "shape") and len(data.shape) != 2:
-        msg = f"The matrix must have two dimensions (cells × features), not shape {tuple(data.shape)}."
-        raise ValueError(msg)
-    return MatrixSource(data, check=lambda: FiniteCheck(name))
+    check_numeric(data, name)
+    return MatrixSource(data, check=lambda columns: FiniteCheck(name, names, columns))
+
+
+def numbers_of(table: pd.DataFrame, name: str) -> tuple[list[str], NDArray[np.float64]]:
+    """Names and values of a table's columns, which are NaN where they are missing."""
+    names = [str(column) for column in table.columns]
+    values = np.empty(table.shape)
+    for i, column in enumerate(names):
+        series = table.iloc[:, i]
+        if not pd.api.types.is_numeric_dtype(series):
+            msg = f"Column {column!r} of {name} must hold numbers, not {series.dtype}."
+            raise TypeError(msg)
+        values[:, i] = series.to_numpy(np.float64, na_value=np.nan)
+    return names, values
 
 
 def dense(block: Block) -> NDArray[np.float32]:

@@ -57,7 +57,7 @@ class Storage:
 
     def _cut(self, block: Any) -> Block:
         block = as_block(block)
-        return block if self.columns is None else block[:, self.columns]
+        return block if self.columns is None else as_block(block[:, self.columns])
 
 
 class InMemory(Storage):
@@ -101,9 +101,9 @@ class ByColumns(Storage):
         return super().strips(step if self.n_strips == 1 else -(-self.n_rows // self.n_strips))
 
     def _rows(self, index: NDArray[np.int64] | slice) -> sp.csr_matrix:
-        pieces = [sp.csc_matrix(piece[index], dtype=np.float32) for piece in self._pieces()]
+        pieces = [canonical(sp.csc_matrix(piece[index])).astype(np.float32) for piece in self._pieces()]
         rows = sp.csr_matrix(sp.hstack(pieces, format="csr"))
-        return rows if np.array_equal(self._order, np.arange(rows.shape[1])) else rows[:, self._order]
+        return as_block(rows if np.array_equal(self._order, np.arange(rows.shape[1])) else rows[:, self._order])
 
     def _pieces(self) -> Iterator[sp.csc_matrix]:
         """Runs of neighbouring columns that are wanted, none of them large."""
@@ -196,9 +196,38 @@ def element(stored: Any) -> Any:
 
 
 def as_block(rows: Any) -> Block:
-    """Rows as float32, sparse ones as CSR."""
-    rows = sp.csr_matrix(rows) if sp.issparse(rows) else np.asarray(rows)
-    return rows.astype(np.float32, copy=False)
+    """Rows as float32, sparse ones as CSR, in which every value stands once."""
+    if isinstance(rows, np.ma.MaskedArray):
+        rows = np.ma.filled(rows.astype(np.float32), np.nan)
+    rows = canonical(sp.csr_matrix(rows)) if sp.issparse(rows) else np.asarray(rows)
+    with np.errstate(over="ignore"):  # becomes infinite, which is found and said
+        return rows.astype(np.float32, copy=False)
+
+
+def canonical(matrix: Any) -> Any:
+    """A compressed matrix without two entries in one place, whose values are one value: their sum."""
+    if matrix.has_canonical_format:
+        return matrix
+    matrix = matrix.copy()
+    matrix.sum_duplicates()
+    return matrix
+
+
+def check_numeric(matrix: Any, where: str) -> None:
+    """Refuse what is not a matrix of numbers."""
+    if not hasattr(matrix, "shape"):
+        msg = f"{where} is not a matrix but {type(matrix).__name__}."
+        raise TypeError(msg)
+    if len(matrix.shape) != 2:
+        msg = f"{where} must be a matrix with two dimensions (cells × features), not shape {tuple(matrix.shape)}."
+        raise ValueError(msg)
+    if matrix.shape[1] == 0:
+        msg = f"{where} has no columns."
+        raise ValueError(msg)
+    dtype = getattr(matrix, "dtype", np.float32)
+    if np.dtype(dtype).kind not in "biuf":
+        msg = f"{where} must hold numbers, not {dtype}."
+        raise TypeError(msg)
 
 
 def stack(parts: list[Block]) -> Block:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from scfcmi._keys import Keys
+from scfcmi._keys import CORRECTED, Keys
 from scfcmi.model import FCMI
 from scfcmi.source import Continuous, Groups, combine_groups, read_continuous, read_groups
 
@@ -35,18 +35,24 @@ def check_adata(adata: AnnData, *, copy: bool) -> None:
         raise ValueError(msg)
 
 
-def obs_column(adata: AnnData, key: str, argument: str) -> pd.Series:
+def obs_column(adata: AnnData, key: Any, argument: str) -> pd.Series:
     """A column of `obs`, by the name that an argument gives."""
+    if not isinstance(key, str):
+        msg = f"{argument}={key!r} must be the name of a column, a string, not {type(key).__name__}."
+        raise TypeError(msg)
     if key not in adata.obs:
         msg = f"{argument}={key!r} is not a column of adata.obs; there are {[str(c) for c in adata.obs.columns]}."
         raise KeyError(msg)
     values = adata.obs[key]
+    if isinstance(values, pd.DataFrame):
+        msg = f"{argument}={key!r}: adata.obs has {values.shape[1]} columns of that name. Rename them."
+        raise ValueError(msg)
     return values if isinstance(values, pd.Series) else values.to_series()  # that of a lazy AnnData
 
 
 def attribute_keys(sensitive_key: str | Sequence[str]) -> list[str]:
     """Names of the sensitive attributes, one or several."""
-    keys = [sensitive_key] if isinstance(sensitive_key, str) else list(sensitive_key)
+    keys = [sensitive_key] if isinstance(sensitive_key, str) or np.ndim(sensitive_key) == 0 else list(sensitive_key)
     if not keys or len(set(keys)) < len(keys) or not all(isinstance(key, str) for key in keys):
         msg = f"sensitive_key={sensitive_key!r} must be the name of a column of obs, or a list of different names."
         raise ValueError(msg)
@@ -77,7 +83,8 @@ def obs_continuous(
     adata: AnnData, continuous_keys: str | Sequence[str] | None, sensitive_keys: Sequence[str]
 ) -> Continuous:
     """Columns of `obs` with numbers, none of which is a sensitive attribute as well."""
-    keys = [continuous_keys] if isinstance(continuous_keys, str) else list(continuous_keys or ())
+    given = () if continuous_keys is None else continuous_keys
+    keys: list[Any] = [given] if isinstance(given, str) or np.ndim(given) == 0 else list(given)
     if len(set(keys)) < len(keys) or set(keys) & set(sensitive_keys):
         msg = f"continuous_keys={continuous_keys!r} names a column twice, or one that sensitive_key names."
         raise ValueError(msg)
@@ -113,14 +120,10 @@ def model_embedding(adata: AnnData, keys: Keys, model: Any) -> NDArray[np.float3
 
 
 def obs_labels(adata: AnnData, label_key: str) -> pd.Series:
-    """Curated labels, complete."""
+    """Curated labels; some of them may be missing, and those cells are not scored by them."""
     values = obs_column(adata, label_key, "label_key")
-    n_missing = int(values.isna().sum())
-    if n_missing:
-        msg = (
-            f"label_key={label_key!r} has {n_missing} missing values. Score without them: cluster without label_key, "
-            "then run `scfcmi.tl.evaluate` on the labelled cells."
-        )
+    if values.isna().all():
+        msg = f"label_key={label_key!r} has no values."
         raise ValueError(msg)
     return values
 
@@ -133,11 +136,41 @@ def writable(adata: AnnData, *, copy: bool) -> AnnData:
     return target
 
 
-def drop_column(adata: AnnData, key: str) -> None:
-    """Take a column out of `obs`, if it is there."""
-    if key not in adata.obs:
+def drop_results(adata: AnnData, names: Mapping[str, Iterable[str]]) -> None:
+    """Take entries out by slot, those that are there.
+
+    With :attr:`scfcmi._keys.Keys.of_a_run`, that is all that an earlier run, mapping, cut or correction of this name
+    has left, but for a layer whose name the user chose: :func:`stale_results` knows that as well.
+    """
+    for slot, entries in names.items():
+        if slot == "obs":
+            _drop_columns(adata, entries)
+        else:
+            held = getattr(adata, slot)
+            for name in entries:
+                held.pop(name, None)
+
+
+def stale_results(keys: Keys, uns: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    """All that belongs to the run of this name, also where the user has chosen the name of a layer."""
+    record = uns.get(keys.uns)
+    corrected = record.get(CORRECTED) if isinstance(record, Mapping) else None
+    layer = corrected.get("layer_added") if isinstance(corrected, Mapping) else None
+    names = keys.of_a_run
+    return names | {"layers": (*names["layers"], layer)} if isinstance(layer, str) else names
+
+
+def _drop_columns(adata: AnnData, names: Iterable[str]) -> None:
+    gone = {name for name in names if name in adata.obs}
+    if not gone:
         return
     if isinstance(adata.obs, pd.DataFrame):
-        del adata.obs[key]
+        for name in gone:
+            del adata.obs[name]
     else:  # of a lazy AnnData
-        adata.obs = adata.obs[[name for name in adata.obs.columns if name != key]]
+        adata.obs = adata.obs[[name for name in adata.obs.columns if name not in gone]]
+
+
+def drop_column(adata: AnnData, key: str) -> None:
+    """Take a column out of `obs`, if it is there."""
+    _drop_columns(adata, [key])

@@ -38,7 +38,10 @@ def describe_design(
     """
     found = [_relation(a, b) for a, b in combinations(groups.factors, 2)]
     for factor, codes in zip(groups.factors, groups.level_codes.T, strict=True):
-        shared = 0.0 if labels is None else adjusted_mutual_info_score(codes, labels, average_method="min")
+        shared = 0.0
+        if labels is not None:
+            known = labels.notna().to_numpy()
+            shared = adjusted_mutual_info_score(codes[known], labels[known], average_method="min")
         if shared >= SAME:
             msg = (
                 f"{factor.name!r} and the labels say nearly the same ({shared:.2f} of the smaller entropy is shared): "

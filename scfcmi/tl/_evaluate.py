@@ -8,10 +8,11 @@ from typing import NamedTuple
 import pandas as pd
 from anndata import AnnData
 
+from scfcmi._levels import level_names
 from scfcmi.metrics import cluster_composition, clustering_scores
-from scfcmi.source._groups import BETWEEN
+from scfcmi.source import BETWEEN
 
-from ._adata import attribute_keys, obs_column
+from ._adata import attribute_keys, obs_column, obs_labels
 
 
 class Evaluation(NamedTuple):
@@ -52,7 +53,8 @@ def evaluate(
     sensitive_key
         Column of `obs` with the technology, batch or donor, or several.
     label_key
-        Column of `obs` with reference labels, for example curated cell types.
+        Column of `obs` with reference labels, for example curated cell types. Where some cells have none, agreement is
+        that of the others, and `n_labelled` says how many they are.
     beta
         Weight of fairness in :func:`scfcmi.metrics.f_beta`.
 
@@ -69,7 +71,7 @@ def evaluate(
     KeyError
         If a column does not exist.
     ValueError
-        If a column has missing values, or the sensitive attribute a single value.
+        If clusters, groups or all labels are missing, or the sensitive attribute a single value.
 
     Examples
     --------
@@ -85,7 +87,7 @@ def evaluate(
     clusters = _column(adata, cluster_key, "cluster_key")
     names = attribute_keys(sensitive_key)
     columns = {name: _column(adata, name, "sensitive_key") for name in names}
-    labels = None if label_key is None else _column(adata, label_key, "label_key")
+    labels = None if label_key is None else obs_labels(adata, label_key)
     for name, column in columns.items():
         if column.nunique() < 2:
             msg = (
@@ -94,7 +96,7 @@ def evaluate(
             )
             raise ValueError(msg)
     if len(names) > 1:
-        joint = [BETWEEN.join(map(str, levels)) for levels in zip(*columns.values(), strict=True)]
+        joint = [BETWEEN.join(levels) for levels in zip(*map(level_names, columns.values()), strict=True)]
         columns = {BETWEEN.join(names): pd.Series(joint, index=clusters.index)} | columns
     per_cluster = cluster_composition(clusters, next(iter(columns.values())))
     counts = {"n_cells": len(clusters), "n_clusters": len(per_cluster)}

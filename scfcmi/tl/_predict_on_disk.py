@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
+from anndata.io import read_elem
 from numpy.typing import NDArray
 
-from scfcmi._keys import DEFAULT_KEY, Keys
+from scfcmi._keys import CORRECTED, DEFAULT_KEY, Keys, checked_name
+from scfcmi._replace import replacing
 from scfcmi.model import FCMI
-from scfcmi.source import MatrixSource, select_source
-from scfcmi.source._store import Changes, leave_on_disk, open_store
+from scfcmi.source import MatrixSource, copied, leave_on_disk, open_store, select_source
 
-from ._adata import attribute_keys, check_adata, check_model, obs_groups, obs_labels, storable_keys
-from ._fair_cluster import check_key, clusters_of, record_of
+from ._adata import attribute_keys, check_adata, check_model, obs_groups, obs_labels, stale_results, storable_keys
+from ._fair_cluster import clusters_of, record_of
+
+# Of a row of `obs` and of the record, generously.
+BYTES_PER_CELL = 64
 
 
 def predict_on_disk(
@@ -39,7 +44,7 @@ def predict_on_disk(
     Parameters
     ----------
     path
-        An `.h5ad` file or a `.zarr` folder with log-normalised expression, which nothing else has open.
+        An `.h5ad` file or a `.zarr` folder with log-normalised expression, which nothing else writes to.
     model
         The fitted model, from `return_model=True` or :meth:`scfcmi.model.FCMI.load`.
     sensitive_key
@@ -58,7 +63,10 @@ def predict_on_disk(
     `None`. Writes into the file what :func:`scfcmi.tl.fair_cluster` sets, so that the file reads as if the cells had
     been clustered in memory and saved: `obs[key_added]`, `obs[key_added + "_confidence"]`, `obsm["X_" + key_added]`,
     `obsm[key_added + "_proba"]` and `uns[key_added]`, without its `design`. They appear all at once when they are
-    complete. After an error the file is as it was, though an `.h5ad` file may have grown.
+    complete: they are written to a copy beside the file, which takes its place in the end, so that the file is as it
+    was after an error, and also if the program is killed at any time. The copy is made in a hidden folder
+    (`.<name>.scfcmi`); should one be left by a program that was killed, the next call clears it. The values in a
+    `.zarr` folder are not copied where the file system can give files a second name.
 
     Raises
     ------
@@ -67,9 +75,11 @@ def predict_on_disk(
     KeyError
         If a column, layer or representation does not exist.
     OSError
-        If it cannot be read as what it is named, or is open elsewhere.
+        If it cannot be read as what it is named, is being written elsewhere, or there is not enough space for a copy.
+    TypeError
+        If `model` or a name is of another type.
     ValueError
-        If genes are missing, or values are not valid.
+        If genes are missing, values are not valid, or the name is not one for a file, or that of something else.
 
     Examples
     --------
@@ -83,27 +93,41 @@ def predict_on_disk(
     >>> bool((sc.read_h5ad("cells.h5ad").obs["fair_cluster"] == adata.obs["fair_cluster"]).all())
     True
     """
-    keys = Keys(key_added)
     check_model(model)
     if label_key is not None and sensitive_key is None:
         msg = f"label_key={label_key!r} is for the scores, which need sensitive_key too."
         raise ValueError(msg)
-    with open_store(path, writable=True) as root:
+    checked_name(key_added, "key_added")
+    with replacing(path) as new, open_store(path) as root:
         adata = leave_on_disk(root)
         check_adata(adata, copy=False)
         attributes = [] if sensitive_key is None else attribute_keys(sensitive_key)
         groups = obs_groups(adata, attributes) if attributes else None
         labels = None if label_key is None else obs_labels(adata, label_key)
-        check_key(keys, *attributes, label_key)
+        keys = Keys.checked(
+            key_added,
+            adata,
+            obs=[*attributes, label_key],
+            obsm=[use_rep],
+            layers=[layer],
+            uns=root["uns"] if "uns" in root else (),
+        )
         source = _source(adata, model, use_rep, layer)
         n = source.shape[0]
-        found, confidence = np.empty(n, np.int32), np.empty(n, np.float32)
-        with Changes(root) as changes:
-            embedding = changes.array(f"obsm/{keys.embedding}", (n, model.net_.centres.shape[1]))
+        n_latent = model.net_.centres.shape[1]
+        found, confidence, unlike = np.empty(n, np.int32), np.empty(n, np.float32), np.zeros(n, bool)
+        says_unlike = False
+        room = (n_latent + 2 * model.n_clusters_ + BYTES_PER_CELL // 4) * n * 4
+        with copied(root, path, new, without=_stale(root, keys), room=room) as changes:
+            embedding = changes.array(f"obsm/{keys.embedding}", (n, n_latent))
             proba = changes.array(f"obsm/{keys.proba}", (n, model.n_clusters_))
             for rows, part in model.assign_chunks(source):
                 embedding[rows], proba[rows] = part.embedding, part.proba
                 found[rows], confidence[rows] = part.labels, part.proba.max(axis=1)
+                if (leaves := getattr(part, "leaves", None)) is not None:
+                    changes.append(f"obsm/{keys.leaves}", leaves)
+                if (outside := getattr(part, "unlike", None)) is not None:
+                    says_unlike, unlike[rows] = True, outside
             clusters = clusters_of(found)
             given = {
                 "sensitive_key": storable_keys(attributes) if attributes else None,
@@ -116,28 +140,43 @@ def predict_on_disk(
             record = record_of(model, clusters, groups, labels, given)
             changes.put(f"obs/{keys.labels}", clusters)
             changes.put(f"obs/{keys.confidence}", confidence)
+            if says_unlike:
+                changes.put(f"obs/{keys.unlike}", unlike)
             changes.put(f"uns/{keys.uns}", record)
-            _drop_the_rest(changes, keys)
 
 
-def store_run(path: str | os.PathLike[str], adata: AnnData, key_added: str) -> None:
-    """Write what a clustering has set in `adata` into a file with the same cells, all of it or nothing."""
+def store_run(
+    path: str | os.PathLike[str], adata: AnnData, key_added: str, output: str | os.PathLike[str] | None = None
+) -> None:
+    """Write a file with what a clustering has set in `adata`, and all else of a file with the same cells.
+
+    It replaces the file, or, if there is one, `output`, in one step: all of it or nothing.
+    """
     keys = Keys(key_added)
-    with open_store(path, writable=True) as root, Changes(root) as changes:
-        for slot, names in keys.of_a_run.items():
-            held = getattr(adata, slot)
-            for name in names:
-                if name in held:
-                    values = held[name]
-                    changes.put(f"{slot}/{name}", values.values if isinstance(values, pd.Series) else values)
-        _drop_the_rest(changes, keys)
+    output = path if output is None else output
+    share = os.path.realpath(output) == os.path.realpath(path)
+    with replacing(output) as new, open_store(path) as root:
+        without = _stale(root, keys)
+        with copied(root, path, new, without=without, room=_room(adata, keys), share=share) as changes:
+            for slot in ("obs", "obsm", "uns"):
+                held = getattr(adata, slot)
+                for name in keys.of_a_run[slot]:
+                    if name in held:
+                        values = held[name]
+                        changes.put(f"{slot}/{name}", values.values if isinstance(values, pd.Series) else values)
 
 
-def _drop_the_rest(changes: Changes, keys: Keys) -> None:
-    """What an earlier run under this name has left, and this one does not write."""
-    for slot, names in keys.of_a_run.items():
-        for name in names:
-            changes.drop(f"{slot}/{name}")
+def _stale(root: Any, keys: Keys) -> list[str]:
+    """What an earlier run under this name has left in an open store."""
+    where = f"uns/{keys.uns}/{CORRECTED}"
+    record = {CORRECTED: read_elem(root[where])} if where in root else {}
+    return [f"{slot}/{name}" for slot, names in stale_results(keys, {keys.uns: record}).items() for name in names]
+
+
+def _room(adata: AnnData, keys: Keys) -> int:
+    """Bytes that the results in `adata` take, about."""
+    held = [adata.obsm[name] for name in keys.of_a_run["obsm"] if name in adata.obsm]
+    return sum(getattr(m, "nbytes", 0) or m.data.nbytes * 2 for m in held) + BYTES_PER_CELL * adata.n_obs
 
 
 def _source(adata: AnnData, model: FCMI, use_rep: str | None, layer: str | None) -> MatrixSource:

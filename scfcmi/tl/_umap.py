@@ -6,11 +6,15 @@ import numpy as np
 import scanpy as sc
 from anndata import AnnData
 
-from scfcmi._keys import DEFAULT_KEY, Keys
+from scfcmi._keys import DEFAULT_KEY, Keys, checked_name
+from scfcmi._numbers import check_count, check_real, check_seed
+from scfcmi.source import dense, select_source
 
-from ._adata import writable
+from ._adata import check_adata, writable
 
 MIN_CELLS = 4
+# The spread of scanpy's layout, which no distance may exceed.
+MAX_DIST = 1
 
 
 def umap(
@@ -36,7 +40,7 @@ def umap(
     n_neighbors
         Neighbours per cell; more of them show the whole, fewer the detail.
     min_dist
-        Smallest distance between points of the layout.
+        Smallest distance between points of the layout, from 0 to 1.
     random_state
         Seed.
     copy
@@ -53,8 +57,10 @@ def umap(
     ------
     KeyError
         If there is no embedding of that name.
+    TypeError
+        If `adata` is no AnnData, the embedding not made of numbers, or a parameter of another type.
     ValueError
-        If there are too few cells, or a parameter is out of range.
+        If there are too few cells, the embedding has no columns or missing values, or a parameter is out of range.
 
     Examples
     --------
@@ -65,7 +71,11 @@ def umap(
     >>> adata.obsm["X_fair_cluster_umap"].shape
     (60, 2)
     """
-    keys = Keys(key)
+    keys = Keys(checked_name(key, "key"))
+    check_adata(adata, copy=copy)
+    check_count(n_neighbors, "n_neighbors", least=2)
+    check_real(min_dist, "min_dist", 0, MAX_DIST)
+    check_seed(random_state)
     if keys.embedding not in adata.obsm:
         msg = (
             f"adata.obsm has no {keys.embedding!r}. Run `scfcmi.tl.fair_cluster(adata, ..., key_added={key!r})` first, "
@@ -75,13 +85,8 @@ def umap(
     if adata.n_obs < MIN_CELLS:
         msg = f"A map needs at least {MIN_CELLS} cells, adata has {adata.n_obs}."
         raise ValueError(msg)
-    if n_neighbors < 2:
-        msg = f"n_neighbors={n_neighbors} must be at least 2."
-        raise ValueError(msg)
-    if copy and adata.isbacked:
-        msg = "copy=True is not possible for backed data. Use copy=False, or `adata.to_memory()` first."
-        raise ValueError(msg)
-    side = AnnData(obsm={keys.embedding: np.array(adata.obsm[keys.embedding], dtype=np.float32)})
+    source, _ = select_source(adata, use_rep=keys.embedding)
+    side = AnnData(obsm={keys.embedding: dense(source.rows(slice(None)))})
     n_neighbors = min(n_neighbors, adata.n_obs - 1)
     sc.pp.neighbors(side, n_neighbors=n_neighbors, use_rep=keys.embedding, random_state=random_state)
     sc.tl.umap(side, min_dist=min_dist, random_state=random_state)

@@ -79,10 +79,27 @@ def test_missing_column_is_named(clustered: AnnData, argument: str) -> None:
 
 
 def test_missing_value_is_placed(clustered: AnnData) -> None:
-    clustered.obs["cell_type"] = clustered.obs["cell_type"].where(np.arange(300) != 5)
-    with pytest.raises(ValueError, match=r"label_key='cell_type' has 1 missing.*'cell5'.*notna\(\)"):
+    clustered.obs["mine"] = clustered.obs["mine"].where(np.arange(300) != 5)
+    with pytest.raises(ValueError, match=r"cluster_key='mine' has 1 missing.*'cell5'.*notna\(\)"):
         evaluate(clustered, "mine", "tech", label_key="cell_type")
-    evaluate(clustered, "mine", "tech")
+
+
+def test_cells_without_a_label(clustered: AnnData) -> None:
+    clustered.obs["mine"] = np.arange(300) % 7
+    known = np.arange(300) % 4 > 0
+    whole = evaluate(clustered, "mine", "tech", label_key="cell_type").summary
+    assert "n_labelled" not in whole
+    clustered.obs["cell_type"] = clustered.obs["cell_type"].where(known)
+    found = evaluate(clustered, "mine", "tech", label_key="cell_type").summary.iloc[0]
+    labelled = evaluate(clustered[known], "mine", "tech", label_key="cell_type").summary.iloc[0]
+    assert (found["n_cells"], found["n_labelled"]) == (300, 225)
+    for name in ("nmi", "ari", "acc", "conditional_fairness"):
+        assert found[name] == labelled[name]
+    for name in ("mnce", "nce", "balance"):
+        assert found[name] == whole[name].iloc[0]
+    clustered.obs["cell_type"] = None
+    with pytest.raises(ValueError, match="label_key='cell_type' has no values"):
+        evaluate(clustered, "mine", "tech", label_key="cell_type")
 
 
 def test_single_group_and_no_cells(clustered: AnnData) -> None:

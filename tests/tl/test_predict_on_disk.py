@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import anndata as ad
@@ -30,6 +31,11 @@ def suffix(request: pytest.FixtureRequest) -> str:
 def write(adata: AnnData, path: Path) -> Path:
     adata.write_zarr(path) if path.suffix == ".zarr" else adata.write_h5ad(path)
     return path
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
+    return {str(file): file.read_bytes() for file in files}
 
 
 def read(path: Path) -> AnnData:
@@ -92,13 +98,42 @@ def test_representation_and_layer(adata: AnnData, tmp_path: Path, suffix: str) -
 def test_what_an_earlier_run_left_goes(adata: AnnData, model: FCMI, tmp_path: Path, suffix: str) -> None:
     adata.obs["fair_cluster_stability"] = 1.0
     adata.obsm["X_fair_cluster_umap"] = np.zeros((300, 2))
+    adata.obs["fair_cluster_unlike"], adata.obs["fair_cluster_distance"] = True, 1.0
+    adata.obsm["fair_cluster_leaves"] = np.zeros((300, 2))
+    adata.layers["fair_cluster_corrected"], adata.layers["mine"] = adata.X, adata.X
     adata.uns["fair_cluster_colors"] = ["#000000"]
+    adata.uns["fair_cluster"] = {"corrected": {"layer_added": "mine"}}
+    adata.uns["fair_cluster_diagnosis"] = {"n": 1}
+    adata.obs["fair_cluster"] = "0"
     path = write(adata, tmp_path / f"a.{suffix}")
     sf.tl.predict_on_disk(path, model)
     found = read(path)
     assert set(found.obs) == {"tech", "cell_type", "fair_cluster", "fair_cluster_confidence"}
     assert set(found.obsm) == {"X_fair_cluster", "fair_cluster_proba"}
-    assert set(found.uns) == {"fair_cluster"}
+    assert set(found.uns) == {"fair_cluster"} and "corrected" not in found.uns["fair_cluster"]
+    assert set(found.layers) == {"counts"}
+
+
+def test_leaves_and_unlike_cells(
+    adata: AnnData, model: FCMI, tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a model says about the leaves of its tree, and about cells unlike all others, is written as it comes."""
+    path = write(adata, tmp_path / f"a.{suffix}")
+    leaves = sparse.random(300, 9, 0.3, format="csr", dtype=np.float32, random_state=0)
+    unlike = np.arange(300) % 50 == 0
+    walk = FCMI.assign_chunks
+
+    def more(self: FCMI, X: Any) -> Any:
+        for rows, part in walk(self, X):
+            yield rows, SimpleNamespace(**vars(part), leaves=leaves[rows], unlike=unlike[rows])
+
+    monkeypatch.setattr(MatrixSource, "chunk_size", 64)
+    monkeypatch.setattr(FCMI, "assign_chunks", more)
+    for _ in range(2):
+        sf.tl.predict_on_disk(path, model)
+        found = read(path)
+        assert (found.obsm["fair_cluster_leaves"] != leaves).nnz == 0
+        assert found.obs["fair_cluster_unlike"].tolist() == unlike.tolist()
 
 
 def spoil_value(adata: AnnData, _: pytest.MonkeyPatch) -> None:
@@ -116,19 +151,17 @@ def break_writing(adata: AnnData, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Changes, "put", full)
 
 
-def break_moving(adata: AnnData, monkeypatch: pytest.MonkeyPatch) -> None:
-    original, calls = Changes._name_columns, []
+def break_finishing(adata: AnnData, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = Changes._name_columns
 
-    def interrupted(self: Changes, names: list[str]) -> None:
-        original(self, names)
-        calls.append(names)
-        if len(calls) == 1:
-            raise KeyboardInterrupt
+    def interrupted(self: Changes, dropped: set[str]) -> None:
+        original(self, dropped)
+        raise KeyboardInterrupt
 
     monkeypatch.setattr(Changes, "_name_columns", interrupted)
 
 
-@pytest.mark.parametrize("fault", [spoil_value, break_writing, break_moving])
+@pytest.mark.parametrize("fault", [spoil_value, break_writing, break_finishing])
 def test_failure_leaves_the_file_as_it_was(
     fault: Callable[[AnnData, pytest.MonkeyPatch], None],
     adata: AnnData,
@@ -158,16 +191,28 @@ def test_failure_leaves_the_file_as_it_was(
         ({"key_added": "tech", "sensitive_key": "tech"}, ValueError, "would overwrite"),
         ({"layer": "none"}, KeyError, "layer='none'"),
         ({"use_rep": "X_none"}, KeyError, "use_rep='X_none'"),
+        ({"key_added": "_index"}, ValueError, "key_added='_index' cannot be a name in a file: it is reserved"),
+        ({"key_added": "barcode"}, ValueError, "would overwrite the names of the cells"),
+        ({"key_added": "pct/mito"}, ValueError, "contains '/'"),
+        ({"key_added": ""}, ValueError, "it is empty"),
+        ({"key_added": 3}, TypeError, "key_added=3 must be a string"),
+        ({"key_added": "some", "use_rep": "X_some"}, ValueError, r"would overwrite obsm\['X_some'\], which the result"),
+        ({"key_added": "some"}, ValueError, r"would overwrite obsm\['X_some'\], which no earlier run"),
+        ({"key_added": "log1p"}, ValueError, r"would overwrite uns\['log1p'\], which no earlier run"),
     ],
 )
 def test_refused_arguments(
-    given: dict[str, str], error: type[Exception], message: str, adata: AnnData, model: FCMI, tmp_path: Path
+    given: dict[str, Any], error: type[Exception], message: str, adata: AnnData, model: FCMI, tmp_path: Path
 ) -> None:
-    path = write(adata, tmp_path / "a.h5ad")
-    before = path.read_bytes()
-    with pytest.raises(error, match=message):
-        sf.tl.predict_on_disk(path, model, **given)
-    assert path.read_bytes() == before
+    adata.obs_names.name = "barcode"
+    adata.obsm["X_some"] = np.ones((300, 3))
+    adata.uns["log1p"] = {"base": 2.0}
+    for path in (tmp_path / "a.h5ad", tmp_path / "a.zarr"):
+        before = contents(write(adata, path))
+        with pytest.raises(error, match=message):
+            sf.tl.predict_on_disk(path, model, **given)
+        assert contents(path) == before
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.h5ad", "a.zarr"]
 
 
 def test_refused_files_and_models(adata: AnnData, model: FCMI, tmp_path: Path) -> None:
