@@ -78,10 +78,11 @@ class Norm(nn.Module):
         centred = (wide - mean[:, None]) * mask
         var = global_sum(centred.square().sum(1)) / count.clamp_min(1)
         with torch.no_grad():
-            # Of a network without rows in this batch the statistics stay as they are.
+            # Of a network without rows in this batch the statistics stay as they are. Gradients do not need them, but
+            # those of PyTorch's own norm, beside this one, would take offence at a change that they know of.
             step = MOMENTUM * (count > 0).to(wide.dtype)
-            running_mean.add_(step * (mean - running_mean))
-            running_var.add_(step * (var * count / (count - 1).clamp_min(1) - running_var))
+            running_mean.data.add_(step * (mean - running_mean))
+            running_var.data.add_(step * (var * count / (count - 1).clamp_min(1) - running_var))
         return (centred * torch.rsqrt(var + NORM_EPS)[:, None] * weight + bias).to(x.dtype)
 
 
