@@ -16,7 +16,6 @@ from typing import Any, NoReturn
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -96,7 +95,7 @@ class Checkpoint:
         state.optimizer.load_state_dict(kept)
         state.scaler.load_state_dict(document["scaler"])
         state.history[:] = document["history"]
-        state.centres = F.normalize(tensors["centres"].to(parameters[0]), dim=1)
+        state.centres = tensors["centres"].to(parameters[0])
 
     def write(self, state: State, *, last: bool) -> None:
         """Replace the file as a whole, unless so much time went into writing lately that it can wait."""

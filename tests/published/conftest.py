@@ -29,12 +29,14 @@ class Cells:
     types: NDArray[np.int64]
 
 
-def make_cells(n: int = 400, *, n_types: int = 4, n_groups: int = 2, shift: float = 1.0, seed: int = 0) -> Cells:
-    """Types in a few dimensions, and groups shifted against each other."""
+def make_cells(
+    n: int = 400, *, shift: float = 1.0, separation: float = 2.0, noise: float = 0.5, seed: int = 0
+) -> Cells:
+    """Four types in twenty columns, and two groups shifted against each other."""
     rng = np.random.default_rng(seed)
-    types, codes = rng.integers(0, n_types, n), rng.integers(0, n_groups, n)
-    x = 2 * rng.normal(size=(n_types, 20))[types] + shift * rng.normal(size=(n_groups, 20))[codes]
-    x = x + 0.5 * rng.normal(size=(n, 20))
+    types, codes = rng.integers(0, 4, n), rng.integers(0, 2, n)
+    x = separation * rng.normal(size=(4, 20))[types] + shift * rng.normal(size=(2, 20))[codes]
+    x = x + noise * rng.normal(size=(n, 20))
     return Cells(x.astype(np.float32), read_groups([f"g{c}" for c in codes]), types)
 
 
