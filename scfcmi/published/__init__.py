@@ -5,11 +5,13 @@ from ._fit import PublishedFit, fit_published
 from ._network import GroupBranches
 from ._options import EpochReport, NetworkOptions
 from ._rows import Scaling
+from ._scores import FollowScores
 from ._terms import LABELS, Term
 
 __all__ = [
     "LABELS",
     "EpochReport",
+    "FollowScores",
     "GroupBranches",
     "NetworkOptions",
     "PublishedFit",
