@@ -1,4 +1,4 @@
-"""The paper's images, the convolutional network for them as options of the package, and what all commands here share."""
+"""The paper's images, the convolutional network for them as options of the package, and what all commands share."""
 
 from __future__ import annotations
 
@@ -109,9 +109,7 @@ def fit(
     chosen = options(seed, groups.n, max_epochs=given.epochs, warmup_epochs=given.warmup, **changes)
     device = resolve_device(given.device)
     start = clock(device)
-    found = fit_published(
-        as_source(x), groups, N_CLASSES, chosen, random_state=seed, device=device, progress_bar=False
-    )
+    found = fit_published(as_source(x), groups, N_CLASSES, chosen, random_state=seed, device=device, progress_bar=False)
     seconds = (clock(device) - start) / given.epochs
     return found, found.assign(x)[0], seconds
 

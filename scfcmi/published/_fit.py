@@ -107,8 +107,8 @@ class PublishedFit:
             for start in range(0, max(block.shape[0], 1), step):
                 x = self.scaling.apply(dense(block[start : start + step], self.centres.device))
                 h = self.network.embed(x) if len(x) else x.new_empty(0, self.n_latent)
-                proba = log_assignments(h, self.centres, self.options.temperature).exp()
-                found.append((proba.argmax(1).cpu().numpy(), proba.cpu().numpy(), h.cpu().numpy()))
+                p = log_assignments(h, self.centres, self.options.temperature).exp()
+                found.append((p.argmax(1).cpu().numpy(), p.cpu().numpy(), h.cpu().numpy()))
         labels, proba, embedding = (np.concatenate(part) for part in zip(*found, strict=True))
         return labels, proba, embedding
 
@@ -316,7 +316,7 @@ def fit_published(
     if options.precision == "64-true" and where.type == "mps":
         msg = "precision='64-true' is not possible with device='mps'. Use device='cpu'."
         raise ValueError(msg)
-    job = {"n_clusters": int(n_clusters), "random_state": int(random_state), "device": str(where)}
+    job: dict[str, Any] = {"n_clusters": int(n_clusters), "random_state": int(random_state), "device": str(where)}
     with _bar(options.max_epochs, progress_bar) as tell:
         if n_processes == launched_processes():
             return fit_here(source, groups, options, **job, tell=tell)
@@ -510,7 +510,9 @@ def _are_numbers(values: Any) -> bool:
 
 def _check_tensors(tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[torch.dtype, torch.Size]]) -> None:
     if set(tensors) != set(shapes):
-        msg = f"The tensors of the network lack, or have beyond what is known, {sorted(set(tensors) ^ set(shapes))[:5]}."
+        msg = (
+            f"The tensors of the network lack, or have beyond what is known, {sorted(set(tensors) ^ set(shapes))[:5]}."
+        )
         raise ValueError(msg)
     for name, (dtype, shape) in shapes.items():
         found = tensors[name]

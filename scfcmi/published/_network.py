@@ -42,7 +42,9 @@ class Norm(nn.Module):
 
     def reset(self) -> None:
         """Start as the identity."""
-        for value, tensor in zip((1, 0, 0, 1), (self.weight, self.bias, self.running_mean, self.running_var), strict=True):
+        for value, tensor in zip(
+            (1, 0, 0, 1), (self.weight, self.bias, self.running_mean, self.running_var), strict=True
+        ):
             nn.init.constant_(tensor, value)
 
     def one(self, x: Tensor, which: int, weight: Tensor, bias: Tensor) -> Tensor:
@@ -119,14 +121,16 @@ class Dense(nn.Module):
         parts = [x] if counts is None else x.split(list(counts))
         # Unbound once, so that the gradient of all is one stack and not a sum of arrays that are zero but for one.
         weights, biases = self.weight.unbind(), self.bias.unbind()
-        norms = None if self.norm is None else list(zip(self.norm.weight.unbind(), self.norm.bias.unbind(), strict=True))
+        scales = shifts = self.bias.unbind()
+        if self.norm is not None:
+            scales, shifts = self.norm.weight.unbind(), self.norm.bias.unbind()
         out = []
         for i, part in enumerate(parts):
             if not len(part) and world_size() == 1:
                 continue
             y = F.linear(part, weights[i], biases[i])
-            if self.norm is not None and norms is not None:
-                y = self.norm.one(y, i, *norms[i])
+            if self.norm is not None:
+                y = self.norm.one(y, i, scales[i], shifts[i])
             out.append(F.relu(y) if self._relu else y)
         return out[0] if len(out) == 1 else torch.cat(out)
 

@@ -146,10 +146,11 @@ class NetworkOptions:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, Real):
                 _wrong_type(name, value, "a number")
-            if not (np.isfinite(value) and (value > 0 or (zero and value == 0))):
+            number = float(value)
+            if not (np.isfinite(number) and (number > 0 or (zero and number == 0))):
                 msg = f"{name}={value!r} must be a finite number {'of at least' if zero else 'above'} 0."
                 raise ValueError(msg)
-            object.__setattr__(self, name, float(value))
+            object.__setattr__(self, name, number)
         for name, least in INTEGERS.items():
             value = getattr(self, name)
             if value is None and name == "n_latent":

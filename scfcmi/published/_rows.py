@@ -32,7 +32,8 @@ class Scaling:
     Every column is mapped linearly, its smallest value in the cells of the fit to −1 and its largest to 1: the authors
     do so with pixels, whose range is known, and squeeze features, whose range is not, through a Tanh, which cannot be
     undone where it saturates. A line can: what is decoded comes back in the units of the input. A matrix whose values
-    lie within [−1, 1] already is taken as it is, so that one can scale in another way before. Later cells may go beyond.
+    lie within [−1, 1] already is taken as it is, so that one can scale in another way before. Later cells may go
+    beyond.
 
     Parameters
     ----------

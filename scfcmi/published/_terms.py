@@ -167,6 +167,4 @@ def total(terms: Sequence[Term], values: dict[str, Any], *, warm: bool) -> Any:
     return sum(term.weight * values[term.name] for term in terms if term.weight and (term.in_warmup or not warm))
 
 
-LABELS = {"loss": "loss"} | {
-    term.name: term.label for term in fcmi_terms(alpha=1, beta=1, reconstruction_weight=1)
-}
+LABELS = {"loss": "loss"} | {term.name: term.label for term in fcmi_terms(alpha=1, beta=1, reconstruction_weight=1)}

@@ -126,8 +126,8 @@ def train(
         state.history.append(step.named(_from_first(sums / len(mine))))
         if not math.isfinite(state.history[-1]["loss"]):
             msg = (
-                f"The loss became {state.history[-1]['loss']} in epoch {epoch + 1}. Check the input for extreme values, "
-                "or use precision='32-true' and a smaller learning_rate."
+                f"The loss became {state.history[-1]['loss']} in epoch {epoch + 1}. Check the input for extreme "
+                "values, or use precision='32-true' and a smaller learning_rate."
             )
             raise FloatingPointError(msg)
         h = embed_all(state.network, rows, len(groups.codes))
@@ -256,9 +256,7 @@ def has_settled(history: list[dict[str, float]], terms: Sequence[Term], options:
     return before - now < TOLERANCE * abs(before)
 
 
-def _find_centres(
-    state: State, h: Tensor, n_clusters: int, options: NetworkOptions, rng: np.random.Generator
-) -> None:
+def _find_centres(state: State, h: Tensor, n_clusters: int, options: NetworkOptions, rng: np.random.Generator) -> None:
     """k-means afresh; learned centres leave it once the warm-up is over."""
     learned = state.network.centres
     if learned is not None and len(state.history) > options.warmup_epochs:
@@ -286,4 +284,3 @@ def _report(state: State, h: Tensor, options: NetworkOptions) -> EpochReport:
     return EpochReport(
         len(state.history), proba.argmax(1).cpu().numpy(), proba.float().cpu().numpy(), dict(state.history[-1])
     )
-

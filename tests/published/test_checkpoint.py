@@ -95,8 +95,6 @@ def test_damage_is_noticed(cells: Cells, tmp_path: Path) -> None:
         ("nowhere/run.safetensors", FileNotFoundError, "does not exist"),
     ],
 )
-def test_paths_that_cannot_be(
-    cells: Cells, tmp_path: Path, name: str, error: type[Exception], match: str
-) -> None:
+def test_paths_that_cannot_be(cells: Cells, tmp_path: Path, name: str, error: type[Exception], match: str) -> None:
     with pytest.raises(error, match=match):
         run(cells, replace(OPTIONS, checkpoint=tmp_path / name))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
 from pathlib import Path
@@ -286,7 +285,9 @@ def test_descriptions_that_lie(fitted: PublishedFit, where: str, value: Any, mat
 @pytest.mark.parametrize("hidden", [[2**20, 2**20], [2**21, 8], [8], "ab"])
 def test_options_that_ask_for_too_much(fitted: PublishedFit, hidden: Any) -> None:
     meta = fitted.meta()
-    with pytest.raises(ValueError, match="but the options call for|lack, or have beyond|options of the network|hidden="):
+    with pytest.raises(
+        ValueError, match="but the options call for|lack, or have beyond|options of the network|hidden="
+    ):
         PublishedFit.from_tensors(fitted.tensors(), meta | {"options": meta["options"] | {"hidden": hidden}})
 
 

@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scfcmi.published import NetworkOptions
+from scfcmi.published._fit import _network
 from scfcmi.published._kmeans import kmeans
 from scfcmi.published._network import Dense, Network
 from scfcmi.published._rows import Rows, Scaling
 from scfcmi.published._training import State, Step, new_state, terms_of
-from scfcmi.published._fit import _network
 from scfcmi.source import Groups, as_source
 
 HIDDEN = (24, 20, 16, 8)
