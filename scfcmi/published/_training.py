@@ -177,11 +177,13 @@ class Step:
         state = self._state
         state.network.train()
         values = self.loss(x, codes, counts, warm=warm)
-        state.optimizer.zero_grad()
-        state.scaler.scale(values["loss"]).backward()
-        self._average_gradients()
-        state.scaler.step(state.optimizer)
-        state.scaler.update()
+        # In a warm-up without reconstruction there is nothing to learn.
+        if values["loss"].requires_grad:
+            state.optimizer.zero_grad()
+            state.scaler.scale(values["loss"]).backward()
+            self._average_gradients()
+            state.scaler.step(state.optimizer)
+            state.scaler.update()
         return torch.stack([value.detach() for value in values.values()])
 
     def loss(self, x: Tensor, codes: Tensor, counts: list[int], *, warm: bool) -> dict[str, Tensor]:
@@ -197,7 +199,7 @@ class Step:
         indicators = F.one_hot(codes, self._n_groups).to(self._dtype)
         batch = Batch(x, decoded.to(self._dtype), log_proba, joint_table(log_proba.exp(), indicators))
         values = {term.name: term.function(batch) for term in self._terms}
-        return {"loss": total(self._terms, values, warm=warm), **values}
+        return {"loss": total(self._terms, values, warm=warm) + torch.zeros_like(values["h_c"]), **values}
 
     def named(self, values: Tensor) -> dict[str, float]:
         """What :meth:`__call__` returned, by name, on the host."""

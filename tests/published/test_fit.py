@@ -97,6 +97,12 @@ def test_several_attributes(cells: Cells) -> None:
     assert last["loss"] == pytest.approx(loss, abs=1e-6)
 
 
+def test_a_warm_up_without_reconstruction_learns_nothing(cells: Cells) -> None:
+    found = fit(cells, replace(SMALL, reconstruction=0, max_epochs=9))
+    np.testing.assert_array_equal(found.history["loss"][:6], 0)
+    assert found.history["h_c_given_x"][8] < found.history["h_c_given_x"][5] - 0.01
+
+
 def test_single_branch(cells: Cells) -> None:
     found = fit(cells, replace(SMALL, branches="single"))
     h = found.assign(cells.x)[2]
