@@ -7,12 +7,16 @@ import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
+import torch.utils.deterministic
 
 # What torchrun tells the processes that it starts.
 LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
+# Its attributes are made by hand, and type checkers do not see them.
+_DETERMINISTIC: Any = torch.utils.deterministic
 
 
 def launched_processes() -> int:
@@ -111,7 +115,7 @@ class _Repeatable:
 
     def __init__(self) -> None:
         self._lock, self._n = threading.Lock(), 0
-        self._before: tuple[bool, bool, str | None] = (False, False, None)
+        self._before: tuple[bool, bool, bool, str | None] = (False, False, True, None)
 
     def enter(self) -> None:
         with self._lock:
@@ -120,17 +124,21 @@ class _Repeatable:
                 return
             workspace = os.environ.get(WORKSPACE)
             warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-            self._before = (torch.are_deterministic_algorithms_enabled(), warn_only, workspace)
+            fills = _DETERMINISTIC.fill_uninitialized_memory
+            self._before = (torch.are_deterministic_algorithms_enabled(), warn_only, fills, workspace)
             # cuBLAS repeats itself only with workspaces of a fixed size, and PyTorch looks here for it.
             os.environ.setdefault(WORKSPACE, ":4096:8")
             torch.use_deterministic_algorithms(True)
+            # Nothing here reads memory before it is written.
+            _DETERMINISTIC.fill_uninitialized_memory = False
 
     def leave(self) -> None:
         with self._lock:
             self._n -= 1
             if self._n:
                 return
-            was_on, warn_only, workspace = self._before
+            was_on, warn_only, fills, workspace = self._before
+            _DETERMINISTIC.fill_uninitialized_memory = fills
             torch.use_deterministic_algorithms(was_on, warn_only=warn_only)
             if workspace is None:
                 os.environ.pop(WORKSPACE, None)

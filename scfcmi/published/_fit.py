@@ -223,11 +223,10 @@ class PublishedFit:
             If anything is missing, unknown, of another shape or not finite; the message says what.
         """
         sizes, options = _checked_meta(meta, encoder, decoder)
-        if options.decoder is None and options.branches == "multi":
-            n_entries = sum(value.numel() for value in tensors.values())
-            if sizes["n_groups"] > n_entries:
-                msg = f"n_groups is {sizes['n_groups']}, but there are {n_entries} numbers in all."
-                raise ValueError(msg)
+        n_entries = sum(value.numel() for value in tensors.values())
+        if sizes["n_groups"] > n_entries:
+            msg = f"n_groups is {sizes['n_groups']}, but there are {n_entries} numbers in all."
+            raise ValueError(msg)
         with torch.device("meta"):
             network = _network(options, sizes["n_input"], sizes["n_groups"], sizes["n_clusters"])
         shapes = {f"network.{name}": (value.dtype, value.shape) for name, value in network.state_dict().items()}
@@ -397,8 +396,11 @@ def _network(options: NetworkOptions, n_input: int, n_groups: int, n_clusters: i
     """The network that options call for, its weights not yet drawn; own modules are copied."""
     n_latent = options.n_latent or n_clusters
     n_branches = n_groups if options.branches == "multi" else 1
-    encoder = copy.deepcopy(options.encoder) or Encoder(n_input, options.hidden, n_latent)
-    decoder = copy.deepcopy(options.decoder) or Decoder(n_latent, options.hidden, n_input, n_branches)
+    encoder, decoder = copy.deepcopy(options.encoder), copy.deepcopy(options.decoder)
+    if encoder is None:
+        encoder = Encoder(n_input, options.hidden, n_latent)
+    if decoder is None:
+        decoder = Decoder(n_latent, options.hidden, n_input, n_branches)
     centres = torch.zeros(n_clusters, n_latent) if options.centres == "learned" else None
     return Network(encoder, decoder, centres)
 

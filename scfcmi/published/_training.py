@@ -151,7 +151,7 @@ class Step:
         self._state, self._terms, self._options = state, terms, options
         self._device, self._dtype = rows.device, rows.dtype
         self._codes = torch.from_numpy(groups.codes).to(self._device)
-        self._n_groups = groups.n
+        self._levels = torch.arange(groups.n, device=self._device)
         self._half = HALF.get(options.precision)
 
     def codes(self, order: NDArray[np.int64]) -> Tensor:
@@ -196,7 +196,7 @@ class Step:
         centres = state.centres if learned is None or warm else F.normalize(learned, dim=1)
         assert centres is not None
         log_proba = log_assignments(h, centres, options.temperature)
-        indicators = F.one_hot(codes, self._n_groups).to(self._dtype)
+        indicators = (codes[:, None] == self._levels).to(self._dtype)
         batch = Batch(x, decoded.to(self._dtype), log_proba, joint_table(log_proba.exp(), indicators))
         values = {term.name: term.function(batch) for term in self._terms}
         return {"loss": total(self._terms, values, warm=warm) + torch.zeros_like(values["h_c"]), **values}
