@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from numbers import Integral, Real
 from typing import Any, Literal
+
+from ._numbers import check_count, check_real, check_seed
 
 Preset = Literal["default", "paper"]
 PRESETS: tuple[Preset, ...] = ("default", "paper")
@@ -42,27 +43,16 @@ class Option:
     stored: bool = True
 
 
-def count(least: int, *, optional: bool = False) -> Callable[[str, Any], None]:
-    """A check for integers from `least` on."""
+def _optional(check: Callable[[str, Any], None]) -> Callable[[str, Any], None]:
+    return lambda name, value: None if value is None else check(name, value)
 
-    def check(name: str, value: Any) -> None:
-        if value is None and optional:
-            return
-        if isinstance(value, bool) or not isinstance(value, Integral):
-            msg = f"{name}={value!r} must be an integer, not {type(value).__name__}."
-            raise TypeError(msg)
-        if value < least:
-            msg = f"{name}={value} must be at least {least}."
-            raise ValueError(msg)
 
-    return check
+def _count(name: str, value: Any) -> None:
+    check_count(value, name)
 
 
 def _seed(name: str, value: Any) -> None:
-    count(0)(name, value)
-    if value >= 2**32:
-        msg = f"{name}={value} must be below 2**32."
-        raise ValueError(msg)
+    check_seed(value, name)
 
 
 def _choice(choices: tuple[str, ...]) -> Callable[[str, Any], None]:
@@ -74,16 +64,9 @@ def _choice(choices: tuple[str, ...]) -> Callable[[str, Any], None]:
     return check
 
 
-def _number(low: float, high: float, meaning: str, *, optional: bool = False) -> Callable[[str, Any], None]:
+def _between(low: float, high: float) -> Callable[[str, Any], None]:
     def check(name: str, value: Any) -> None:
-        if value is None and optional:
-            return
-        if isinstance(value, bool) or not isinstance(value, Real):
-            msg = f"{name}={value!r} must be a number, not {type(value).__name__}."
-            raise TypeError(msg)
-        if not low <= value <= high:
-            msg = f"{name}={value} must be {meaning}."
-            raise ValueError(msg)
+        check_real(value, name, low, high)
 
     return check
 
@@ -101,13 +84,13 @@ def _anything(name: str, value: Any) -> None:
 OPTIONS: dict[str, Option] = {
     option.name: option
     for option in (
-        Option("n_clusters", None, "number of clusters; found from the data when absent", int, count(1, optional=True)),
+        Option("n_clusters", None, "number of clusters; found from the data when absent", int, _optional(_count)),
         Option(
             "resolution",
             1.0,
             "where the tree is cut when the number of clusters is not given; larger gives more clusters",
             float,
-            _number(0.0, 1e6, "a number from 0"),
+            _between(0.0, float("inf")),
         ),
         Option("preset", "default", "default, or paper for the published network", str, _choice(PRESETS), PRESETS),
         Option(
@@ -115,13 +98,13 @@ OPTIONS: dict[str, Option] = {
             None,
             "weight of the information that clusters carry about groups, from 0 to 1",
             float,
-            _number(0.0, 1.0, "between 0 (proportions of each group's own) and 1 (independence)", optional=True),
+            _optional(_between(0.0, 1.0)),
         ),
         Option("network", None, "options of the published network", object, _anything, stored=False),
         Option("standardize", True, "whether columns are brought to unit variance first", bool, _flag),
         Option("random_state", 0, "seed", int, _seed),
         Option("device", "auto", "auto, cpu, cuda, cuda:<index> or mps", str, _anything),
-        Option("devices", 1, "processes that share the work", int, count(1)),
+        Option("devices", 1, "processes that share the work", int, _count),
         Option("progress_bar", None, "show progress", bool, _anything, stored=False),
     )
 }

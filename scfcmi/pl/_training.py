@@ -13,37 +13,46 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from scfcmi._keys import DEFAULT_KEY
+from scfcmi.published import LABELS
 
 from ._results import result
 from ._style import PALETTE, SMALL, despine, given_axes, legend_beside, new_axes, should_return
 
+# Terms of the default's history; those of the published network bring their labels.
 SYMBOLS = {
-    "loss": "loss",
-    "reconstruction": "reconstruction",
-    "h_c": "H(C)",
-    "h_c_given_x": "H(C|X)",
+    **LABELS,
+    "free_energy": "free energy",
+    "log_likelihood": "log-likelihood",
+    "prior": "prior",
     "h_c_given_g": "H(C|G)",
-    "i_xc": "I(X;C)",
-    "i_xc_given_g": "I(X;C|G)",
-    "i_gc": "I(G;C)",
-    "i_gc_matched": "I(G;C), matched cells",
-    "leakage": "groups apart in h",
-    "i_neighbours": "I, neighbours",
-    "h_neighbours": "H, neighbours",
-    "i_matches": "I, matches",
-    "h_matches": "H, matches",
+    "acc": "ACC",
+    "nmi": "NMI",
+    "mnce": "MNCE",
+    "f_beta": "F_β",
 }
-INFORMATION = ("i_xc_given_g", "i_gc", "i_gc_matched")
-STRONG = {"loss": "black", "i_xc_given_g": PALETTE[0], "i_gc": PALETTE[1], "i_gc_matched": PALETTE[4]}
+# Entropies and informations are in nats; those of single attributes follow their prefix.
+NATS = ("i_xc_given_g", "h_c_given_g", "i_gc", "h_c", "h_c_given_x")
+OF_ATTRIBUTE = ("i_gc_", "i_vc_")
+SCORES = ("acc", "nmi", "mnce", "f_beta")
+STRONG = {
+    "loss": "black",
+    "free_energy": "black",
+    "i_xc_given_g": PALETTE[0],
+    "h_c_given_g": PALETTE[0],
+    "i_gc": PALETTE[1],
+    **dict(zip(SCORES, PALETTE, strict=False)),
+}
 
 
 def training(
     adata: AnnData, key: str = DEFAULT_KEY, *, ax: Sequence[Axes] | None = None, show: bool | None = None
 ) -> list[Axes] | None:
-    """Loss, its terms and the two kinds of information, by epoch.
+    """Loss, its terms and what clusters say about cells and about groups, by epoch or by pass over the cells.
 
-    The first panel has the loss and its terms, the second what clusters say about cells within groups, I(X;C|G), which
-    should rise, and about groups, I(G;C), which should stay low. The value after each name is that of the last epoch.
+    The first panel has the loss or the free energy and its parts. The second has what is measured in nats: what
+    clusters say about cells within groups, I(X;C|G), which should rise, about groups, I(G;C), which should stay low,
+    and the entropies that these are made of. Where scores were kept along with them (`acc`, `nmi`, `mnce`, `f_beta`),
+    a third panel shows these, as Figure 5 of Zeng et al. (CVPR 2023) does. The value after each name is the last one.
 
     Parameters
     ----------
@@ -52,26 +61,26 @@ def training(
     key
         Name of the run, its `key_added`.
     ax
-        Two axes; a new figure is made when absent.
+        One axes per panel, two, or three where there are scores; a new figure is made when absent.
     show
         Whether to show the figure; when absent, only if matplotlib is interactive and the figure a new one.
 
     Returns
     -------
-    The two axes; `None` if the figure was shown.
+    The axes; `None` if the figure was shown.
 
     Raises
     ------
     KeyError
         If there is no run of that name.
     ValueError
-        If the number of axes is not two.
+        If the number of axes is another one.
 
     Examples
     --------
     >>> import anndata as ad, numpy as np, scfcmi as sf
     >>> adata = ad.AnnData(np.zeros((2, 2), "float32"))
-    >>> history = {"epoch": np.arange(1, 4.0), "loss": np.array([3, 2, 1.0]), "i_gc": np.array([0.3, 0.2, 0.1])}
+    >>> history = {"loss": np.array([3, 2, 1.0]), "i_gc": np.array([0.3, 0.2, 0.1])}
     >>> adata.uns["fair_cluster"] = {"history": history, "stopped": {"epoch": 3, "reason": "ran all 3 epochs"}}
     >>> axes = sf.pl.training(adata, show=False)
     >>> axes[1].get_title()
@@ -79,51 +88,57 @@ def training(
     """
     history = {str(name): np.asarray(values, float) for name, values in result(adata, key, "history").items()}
     stopped = adata.uns[key].get("stopped")
-    epochs = history.pop("epoch", None)
-    if epochs is None:
-        epochs = np.arange(1.0, 1 + max((len(values) for values in history.values()), default=0))
-    axes = given_axes(ax, 2) or new_axes(2, ncols=2, width=11.5, height=3.6)
-    names = sorted(history, key=lambda name: name not in STRONG)
-    shown = [*INFORMATION, *(name for name in names if _is_information(name) and name not in INFORMATION)]
-    _lines(axes[0], epochs, {name: history[name] for name in names if not _is_information(name)})
-    _lines(axes[1], epochs, {name: history[name] for name in shown if name in history})
-    axes[0].set_title("Loss and its terms")
-    axes[1].set_title("Information")
-    axes[1].set_ylabel("nats")
-    for one in axes:
-        one.set_xlabel("epoch")
+    history.pop("epoch", None)
+    unit = "pass" if "free_energy" in history else "epoch"
+    scores = [name for name in SCORES if name in history]
+    nats = [*(name for name in NATS if name in history), *(n for n in history if n.startswith(OF_ATTRIBUTE))]
+    parts = sorted((name for name in history if name not in {*nats, *scores}), key=lambda name: name not in STRONG)
+    panels = [("Loss and its terms" if unit == "epoch" else "Free energy and its parts", "", parts)]
+    panels += [("Information", "nats", nats), *([("Scores", "", scores)] if scores else [])]
+    n = len(panels)
+    axes = given_axes(ax, n) or new_axes(n, ncols=n, width=5.75 * n, height=3.6)
+    for one, (title, ylabel, names) in zip(axes, panels, strict=True):
+        _lines(one, {name: history[name] for name in names})
+        one.set(title=title, ylabel=ylabel, xlabel=unit)
         one.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
         despine(one)
+    if scores:
+        axes[2].set_ylim(0, 1.02)
     if stopped is not None:
-        _mark_end(axes, stopped)
+        _mark_end(axes, stopped, unit)
     return axes if should_return(show=show, own_figure=ax is None) else None
 
 
-def _is_information(name: str) -> bool:
-    """Also those of single attributes, `i_gc_<name>` and `i_vc_<name>`."""
-    return name in INFORMATION or name.startswith(("i_gc_", "i_vc_"))
+def _label(name: str) -> str:
+    """What a term is called; those of single attributes, `i_gc_<name>` and `i_vc_<name>`, by the attribute."""
+    for prefix in OF_ATTRIBUTE:
+        if name.startswith(prefix):
+            return f"I({name.removeprefix(prefix)};C)"
+    return SYMBOLS.get(name, name)
 
 
-def _lines(ax: Axes, epochs: NDArray[np.float64], terms: Mapping[str, NDArray[np.float64]]) -> None:
-    spare = iter(PALETTE[:6] * (1 + len(terms) // 6))
-    dashes = ["-", "--", ":"]
+def _lines(ax: Axes, terms: Mapping[str, NDArray[np.float64]]) -> None:
+    taken = {STRONG[name] for name in terms if name in STRONG}
+    free = [color for color in PALETTE if color not in taken]
+    rest = {name: i for i, name in enumerate(name for name in terms if name not in STRONG)}
     names = []
-    for i, (name, values) in enumerate(terms.items()):
-        style: dict[str, Any] = (
-            {"color": STRONG[name], "lw": 2.2} if name in STRONG else {"color": next(spare), "lw": 1.3}
-        )
-        linestyle = "-" if name in STRONG else dashes[min(i // 6, 2)]
-        marker = "o" if len(epochs) == 1 else None
-        ax.plot(epochs, values, linestyle=linestyle, marker=marker, **style)
+    for name, values in terms.items():
+        style: dict[str, Any] = {"color": STRONG.get(name), "lw": 2.2}
+        if name in rest:
+            # No two lines look alike before all colours have been used in all dashes.
+            dash = ["-", "--", ":"][rest[name] // len(free) % 3]
+            style = {"color": free[rest[name] % len(free)], "lw": 1.3, "linestyle": dash}
+        marker = "o" if len(values) == 1 else None
+        ax.plot(np.arange(1, 1 + len(values)), values, marker=marker, **style)
         finite = values[np.isfinite(values)]
-        names.append(SYMBOLS.get(name, name) + (f"  {finite[-1]:.3g}" if len(finite) else "  never used"))
+        names.append(_label(name) + (f"  {finite[-1]:.3g}" if len(finite) else "  never used"))
     if names:
         legend_beside(ax, ax.get_lines(), names)
 
 
-def _mark_end(axes: Sequence[Axes], stopped: Mapping[str, object]) -> None:
+def _mark_end(axes: Sequence[Axes], stopped: Mapping[str, object], unit: str) -> None:
     epoch, reason = int(str(stopped["epoch"])), str(stopped["reason"])
     for one in axes:
         one.axvline(epoch, color="0.6", linestyle=":", lw=1, zorder=0)
-    said = textwrap.fill(f"ended after epoch {epoch}: {reason}", 70)
-    axes[0].set_xlabel(f"epoch\n{said}", fontsize=SMALL + 1)
+    said = textwrap.fill(f"ended after {unit} {epoch}: {reason}", 70)
+    axes[0].set_xlabel(f"{unit}\n{said}", fontsize=SMALL + 1)

@@ -34,6 +34,13 @@ class Continuous:
         """The values of some cells."""
         return replace(self, values=self.values[rows])
 
+    def named(self, names: tuple[str, ...]) -> NDArray[np.float64]:
+        """The values of these attributes, in this order, shape (n_cells, n_names)."""
+        if lost := [name for name in names if name not in self.names]:
+            msg = f"continuous lacks {lost}; the model was fitted with {list(names)}."
+            raise ValueError(msg)
+        return self.values[:, [self.names.index(name) for name in names]]
+
     def soft_bins(self) -> dict[str, NDArray[np.float32]]:
         """How far each cell belongs to each quantile, by interpolation of ranks, shape (n_cells, n_bins) per attribute.
 

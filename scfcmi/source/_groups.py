@@ -33,14 +33,11 @@ class Factor:
         Names of its levels in natural order.
     of_group
         Level of every group, shape (n_groups,).
-    weight
-        How much fairness towards it counts, next to other attributes.
     """
 
     name: str
     levels: tuple[str, ...]
     of_group: NDArray[np.int64]
-    weight: float = 1.0
 
     @property
     def indicators(self) -> NDArray[np.float32]:
@@ -86,21 +83,6 @@ class Groups:
         first = np.cumsum([0, *(len(factor.levels) for factor in self.factors[:-1])])
         return np.stack([factor.of_group for factor in self.factors], axis=1) + first
 
-    def weighted(self, weights: ArrayLike | None) -> Groups:
-        """The same groups, with these weights of the attributes; those that they have if there are none."""
-        if weights is None:
-            return self
-        values = np.atleast_1d(np.asarray(weights, np.float64))
-        names = [factor.name for factor in self.factors]
-        if values.shape != (len(names),):
-            msg = f"sensitive_weight={weights!r} needs one weight for each attribute, {names}."
-            raise ValueError(msg)
-        if not (np.isfinite(values).all() and (values >= 0).all() and (values <= 1).all() and values.any()):
-            msg = f"sensitive_weight={weights!r} needs weights from 0 to 1, and one of them above 0."
-            raise ValueError(msg)
-        factors = (replace(factor, weight=float(w)) for factor, w in zip(self.factors, values, strict=True))
-        return replace(self, factors=tuple(factors))
-
     def take(self, rows: NDArray[np.int64]) -> Groups:
         """The groups of some cells; levels stay, also those that none of them has."""
         return replace(self, codes=self.codes[rows])
@@ -115,6 +97,22 @@ class Groups:
         """Cells per group, shape (n_groups,)."""
         return np.bincount(self.codes, minlength=self.n)
 
+    def encode_all(self, values: ArrayLike | Mapping[str, ArrayLike], n_cells: int) -> NDArray[np.int64]:
+        """Code other cells by these groups, from one value per cell or, by name, one for every attribute."""
+        if isinstance(values, Mapping):
+            named = [(factor, values.get(factor.name)) for factor in self.factors]
+            lost = [factor.name for factor, column in named if column is None]
+            if lost:
+                msg = f"groups lacks the attributes {lost}; the model was fitted with {[f.name for f, _ in named]}."
+                raise ValueError(msg)
+            columns = [meet(level_names(column), factor.levels) for factor, column in named]
+            values = np.array([BETWEEN.join(levels) for levels in zip(*columns, strict=True)], dtype=object)
+        codes = self.encode(values)
+        if len(codes) != n_cells:
+            msg = f"groups has {len(codes)} values, but there are {n_cells} cells."
+            raise ValueError(msg)
+        return codes
+
     def encode(self, values: ArrayLike, name: str = "groups") -> NDArray[np.int64]:
         """Code other cells' values by these levels; an unknown value is an error."""
         names = meet(level_names(values), self.levels)
@@ -124,6 +122,11 @@ class Groups:
             msg = f"{name} has values that the model was not fitted with: {unknown}; known are {list(self.levels)}."
             raise ValueError(msg)
         return codes.astype(np.int64)
+
+
+def one_group(n_cells: int) -> Groups:
+    """All cells in one group, where nothing is to be fair to."""
+    return Groups(np.zeros(n_cells, np.int64), ("all",))
 
 
 def read_groups(values: ArrayLike | Mapping[str, ArrayLike] | Groups, name: str = "groups") -> Groups:

@@ -1,0 +1,169 @@
+"""Where computations run: devices named by strings, and a state of PyTorch that is the same afterwards."""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.utils.deterministic
+
+# What torchrun tells the processes that it starts.
+LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
+# Its attributes are made by hand, and type checkers do not see them.
+_DETERMINISTIC: Any = torch.utils.deterministic
+
+
+def launched_processes() -> int:
+    """Number of processes that a launcher such as torchrun has started to work together; 1 without one."""
+    return int(os.environ["WORLD_SIZE"]) if all(name in os.environ for name in LAUNCHER) else 1
+
+
+def is_first_process() -> bool:
+    """Whether this process is the one that writes files and talks to the user."""
+    return launched_processes() == 1 or os.environ["RANK"] == "0"
+
+
+def resolve_device(device: str) -> str:
+    """Turn `"auto"` into the best device there is, and refuse devices that are not.
+
+    Of several CUDA devices, each process that a launcher started takes its own.
+
+    Returns
+    -------
+    `"cpu"`, `"mps"`, or `"cuda:<index>"`.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown, or there is no such device here.
+    """
+    own = int(os.environ["LOCAL_RANK"]) if launched_processes() > 1 else 0
+    if device == "auto":
+        if torch.cuda.is_available():
+            return resolve_device(f"cuda:{own}")
+        return "mps" if torch.backends.mps.is_available() else "cpu"
+    match = re.fullmatch(r"(cpu|mps|cuda)(?::(\d+))?", str(device))
+    if match is None or (match[2] is not None and match[1] != "cuda"):
+        msg = f"device={device!r} is unknown: use 'auto', 'cpu', 'cuda', 'cuda:<index>' or 'mps'."
+        raise ValueError(msg)
+    if match[1] == "cuda":
+        n = torch.cuda.device_count()
+        index = int(match[2] or own)
+        if index >= n:
+            msg = f"device={device!r} is not available: PyTorch sees {n} CUDA devices. Use device='auto' or 'cpu'."
+            raise ValueError(msg)
+        return f"cuda:{index}"
+    if match[1] == "mps" and not torch.backends.mps.is_available():
+        msg = "device='mps' is not available on this machine. Use device='auto' or 'cpu'."
+        raise ValueError(msg)
+    return match[1]
+
+
+def check_devices(device: str, devices: int) -> int:
+    """Refuse a number of processes that cannot be had.
+
+    Parameters
+    ----------
+    device
+        Kind of device, as for :func:`resolve_device`.
+    devices
+        Processes wanted, each with its own device; at 1, a launcher decides.
+
+    Returns
+    -------
+    How many processes will work.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If there are not so many devices, or a launcher has started another number.
+    """
+    if isinstance(devices, bool) or not isinstance(devices, int):
+        msg = f"devices={devices!r} must be an integer, not {type(devices).__name__}."
+        raise TypeError(msg)
+    if devices < 1:
+        msg = f"devices={devices} must be at least 1."
+        raise ValueError(msg)
+    launched = launched_processes()
+    if launched > 1 and devices not in (1, launched):
+        msg = f"devices={devices} contradicts the launcher, which started {launched} processes. Leave `devices` out."
+        raise ValueError(msg)
+    n = max(devices, launched)
+    kind, _, _ = resolve_device(device).partition(":")
+    if n == 1 or kind == "cpu":
+        return n
+    if kind == "mps":
+        msg = f"devices={n} is not possible with device='mps'. Use devices=1, or device='cpu'."
+        raise ValueError(msg)
+    if re.fullmatch(r"cuda:\d+", device):
+        msg = f"device={device!r} is one device, but devices={n} asks for several. Use device='cuda'."
+        raise ValueError(msg)
+    if launched == 1 and n > torch.cuda.device_count():
+        msg = f"devices={n}, but PyTorch sees {torch.cuda.device_count()} CUDA devices. Use fewer or device='cpu'."
+        raise ValueError(msg)
+    return n
+
+
+class _Repeatable:
+    """Who wants repeatable kernels at the moment, over all threads; the first switches, the last switches back."""
+
+    def __init__(self) -> None:
+        self._lock, self._n = threading.Lock(), 0
+        self._before: tuple[bool, bool, bool, str | None] = (False, False, True, None)
+
+    def enter(self) -> None:
+        with self._lock:
+            self._n += 1
+            if self._n > 1:
+                return
+            workspace = os.environ.get(WORKSPACE)
+            warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+            fills = _DETERMINISTIC.fill_uninitialized_memory
+            self._before = (torch.are_deterministic_algorithms_enabled(), warn_only, fills, workspace)
+            # cuBLAS repeats itself only with workspaces of a fixed size, and PyTorch looks here for it.
+            os.environ.setdefault(WORKSPACE, ":4096:8")
+            torch.use_deterministic_algorithms(True)
+            # Nothing here reads memory before it is written.
+            _DETERMINISTIC.fill_uninitialized_memory = False
+
+    def leave(self) -> None:
+        with self._lock:
+            self._n -= 1
+            if self._n:
+                return
+            was_on, warn_only, fills, workspace = self._before
+            _DETERMINISTIC.fill_uninitialized_memory = fills
+            torch.use_deterministic_algorithms(was_on, warn_only=warn_only)
+            if workspace is None:
+                os.environ.pop(WORKSPACE, None)
+
+
+_repeatable = _Repeatable()
+
+
+@contextmanager
+def repeatable(device: str | torch.device) -> Iterator[None]:
+    """Have CUDA kernels give the same numbers every time for a while.
+
+    Those of the CPU do so anyway, with the same number of threads. PyTorch knows this setting for the whole process
+    only; several threads may be inside at once, and it is as it was when the last one leaves.
+
+    Parameters
+    ----------
+    device
+        Where work is done; nothing is changed for any but CUDA devices.
+    """
+    if torch.device(device).type != "cuda":
+        yield
+        return
+    _repeatable.enter()
+    try:
+        yield
+    finally:
+        _repeatable.leave()

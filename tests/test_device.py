@@ -1,0 +1,95 @@
+"""Devices, given as strings, and a state of PyTorch that is as it was."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+import torch
+
+from scfcmi import _device
+from scfcmi._device import check_devices, launched_processes, repeatable, resolve_device
+
+
+@pytest.mark.parametrize(
+    ("cuda", "mps", "device", "want"),
+    [
+        (0, False, "auto", "cpu"),
+        (0, True, "auto", "mps"),
+        (2, False, "auto", "cuda:0"),
+        (2, True, "auto", "cuda:0"),
+        (2, False, "cuda", "cuda:0"),
+        (2, False, "cuda:1", "cuda:1"),
+        (2, True, "cpu", "cpu"),
+        (0, True, "mps", "mps"),
+    ],
+)
+def test_resolve(monkeypatch: pytest.MonkeyPatch, cuda: int, mps: bool, device: str, want: str) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    assert resolve_device(device) == want
+
+
+@pytest.mark.parametrize("device", ["tpu", "gpu", "cuda:x", "cpu:1", "mps:0", "CUDA", ""])
+def test_unknown(device: str) -> None:
+    with pytest.raises(ValueError, match=f"device='{device}' is unknown: use 'auto'"):
+        resolve_device(device)
+
+
+@pytest.mark.parametrize(("device", "match"), [("cuda:2", "sees 2 CUDA devices"), ("mps", "not available")])
+def test_not_there(monkeypatch: pytest.MonkeyPatch, device: str, match: str) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(ValueError, match=match):
+        resolve_device(device)
+
+
+@pytest.mark.parametrize(
+    ("device", "devices", "match"),
+    [
+        ("cuda", 3, "devices=3, but PyTorch sees 2 CUDA devices"),
+        ("cuda:1", 2, "device='cuda:1' is one device, but devices=2"),
+        ("mps", 2, "not possible with device='mps'"),
+        ("cpu", 0, "devices=0 must be at least 1"),
+    ],
+)
+def test_numbers_of_devices(monkeypatch: pytest.MonkeyPatch, device: str, devices: int, match: str) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    with pytest.raises(ValueError, match=match):
+        check_devices(device, devices)
+    assert check_devices("cuda", 2) == check_devices("cpu", 2) == 2
+
+
+@pytest.mark.parametrize("devices", [1.5, None, True])
+def test_numbers_of_devices_that_are_none(devices: Any) -> None:
+    with pytest.raises(TypeError, match=f"devices={devices} must be an integer"):
+        check_devices("cpu", devices)
+
+
+def test_launcher_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert launched_processes() == 1
+    for name, value in zip(_device.LAUNCHER, (2, 2, 4, "host", 1), strict=True):
+        monkeypatch.setenv(name, str(value))
+    assert launched_processes() == check_devices("cpu", 1) == check_devices("cpu", 4) == 4
+    assert not _device.is_first_process()
+    with pytest.raises(ValueError, match="devices=2 contradicts the launcher, which started 4 processes"):
+        check_devices("cpu", 2)
+
+
+def test_repeatable_kernels_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two users that overlap, as threads do: the setting stays until the second has left."""
+    monkeypatch.delenv(_device.WORKSPACE, raising=False)
+    first, second = repeatable("cuda"), repeatable("cuda:1")
+    with repeatable("cpu"):
+        assert not torch.are_deterministic_algorithms_enabled()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert torch.are_deterministic_algorithms_enabled()
+    assert os.environ[_device.WORKSPACE] == ":4096:8"
+    second.__exit__(None, None, None)
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert _device.WORKSPACE not in os.environ
