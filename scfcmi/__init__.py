@@ -7,11 +7,13 @@ from importlib.metadata import version
 from typing import Any
 
 __version__ = version("scfcmi")
-__all__ = ["__version__", "datasets", "metrics", "model", "pl", "report", "tl"]
+__all__ = ["__version__", "datasets", "metrics", "model", "pl", "published", "report", "tl"]
 
 
 def __getattr__(name: str) -> Any:
     # What takes seconds to import (torch, scanpy) is imported when it is used.
+    if name == "report":
+        return importlib.import_module("._report", __name__).report
     if name in __all__:
         return importlib.import_module(f".{name}", __name__)
     msg = f"module {__name__!r} has no attribute {name!r}"

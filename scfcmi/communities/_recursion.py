@@ -288,6 +288,51 @@ def _renumbered(look: Look, number: NDArray[np.int64]) -> Look:
     return replace(look, leaf=number[look.leaf], closer=closer)
 
 
+def with_leaves(tree: Tree, look: Look, n_leaves: int) -> tuple[Tree, Look]:
+    """The same tree with at least so many leaves: those of most landmarks are halved along their longest direction."""
+    while tree.n_leaves < n_leaves:
+        holders = [part for part in look.walk()]
+        # The closest look that holds a leaf knows it best.
+        sizes, where = np.zeros(tree.n_leaves, np.int64), np.zeros(tree.n_leaves, np.int64)
+        for i, part in enumerate(holders):
+            count = np.bincount(part.leaf, minlength=tree.n_leaves)
+            sizes[count > 0], where[count > 0] = count[count > 0], i
+        leaf = int(sizes.argmax())
+        if sizes[leaf] < 2:
+            msg = f"n_clusters={n_leaves} is more than the {tree.n_leaves} cells that stand for all. Ask for fewer."
+            raise ValueError(msg)
+        inside = np.flatnonzero(holders[where[leaf]].leaf == leaf)
+        points = holders[where[leaf]].position[torch.from_numpy(inside)].double().cpu()
+        centred = points - points.mean(0)
+        along = centred @ torch.linalg.svd(centred, full_matrices=False)[2][0]
+        upper = inside[np.argsort(along.numpy(), kind="stable")[len(inside) // 2 :]]
+        number = np.arange(2 * tree.n_leaves - 1)
+        number[tree.n_leaves :] += 2  # the new leaf, and the step that joins the halves
+        both = tree.n_leaves + 1
+        number[leaf] = both
+        merges = np.vstack([[leaf, tree.n_leaves], number[tree.merges]]) if len(tree.merges) else np.array([[0, 1]])
+        link = np.concatenate([[max(np.max(tree.link, initial=0.0), 1.0)], tree.link])
+        look = _halved(look, holders[where[leaf]], upper, tree.n_leaves)
+        tree = Tree(merges.astype(np.int64), link)
+    return tree, look
+
+
+def _halved(look: Look, holder: Look, upper: NDArray[np.int64], new: int) -> Look:
+    """Give some landmarks of one look a new leaf, and the same cells in the looks around it."""
+    if look is holder:
+        leaf = look.leaf.copy()
+        leaf[upper] = new
+        return replace(look, leaf=leaf)
+    for branch, part in look.closer.items():
+        changed = _halved(part, holder, upper, new)
+        if changed is not part:
+            # Landmarks of a closer look are those of its branch, in the same order.
+            leaf = look.leaf.copy()
+            leaf[look.branch == branch] = changed.leaf
+            return replace(look, leaf=leaf, closer=look.closer | {branch: changed})
+    return look
+
+
 @dataclass(frozen=True)
 class Votes:
     """p(leaf | cell), as some leaves and their probabilities per cell; a leaf may stand in a row several times.
@@ -325,7 +370,9 @@ class Votes:
     def matrix(self, n_leaves: int) -> sp.csr_matrix:
         """Sparse matrix of shape (n_cells, n_leaves)."""
         n, k = self.leaf.shape
-        matrix = sp.csr_matrix((self.proba.ravel(), self.leaf.ravel(), np.arange(0, n * k + 1, k)), shape=(n, n_leaves))
+        # flatten copies: summing up duplicates must not change the votes
+        parts = self.proba.flatten(), self.leaf.flatten(), np.arange(0, n * k + 1, k)
+        matrix = sp.csr_matrix(parts, shape=(n, n_leaves))
         matrix.sum_duplicates()
         matrix.eliminate_zeros()
         return matrix

@@ -1,1 +1,6 @@
-"""What is kept of a fit."""
+"""What is kept of a fit, and the estimator."""
+
+from ._estimator import FCMI
+from ._state import Assignment, Registered
+
+__all__ = ["FCMI", "Assignment", "Registered"]

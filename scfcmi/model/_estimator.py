@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
@@ -71,6 +72,9 @@ class FCMI(ClusterMixin, BaseEstimator):
         What later cells need, frozen: :class:`Registered`, or :class:`scfcmi.published.PublishedFit`.
     groups_
         The groups of the fit.
+    deviation_
+        With the default: how far each group was moved in each cluster on top of what it was moved as a whole, in standard
+        deviations of the prior, shape (n_groups, n_clusters).
     history_, stopped_
         Terms of the objective, an array each, and why the fit ended.
     n_features_in_, feature_names_
@@ -218,6 +222,7 @@ class FCMI(ClusterMixin, BaseEstimator):
         self.state_: Registered | PublishedFit = fit.state
         self.registration_ = fit.registration
         self.assignment_ = fit.assignment
+        self.deviation_ = fit.deviation
         self.n_clusters_ = fit.state.n_clusters
         self.n_clusters_evidence_ = evidence_of(fit.state.tree, self.n_clusters, self.resolution)
         self.history_ = fit.registration.history
@@ -241,7 +246,7 @@ class FCMI(ClusterMixin, BaseEstimator):
             source,
             groups,
             n_clusters,
-            options if self.fairness is None else options.scaled(self.fairness),
+            options if self.fairness is None else replace(options, beta=options.beta * self.fairness),
             random_state=self.random_state,
             device=self.device,
             devices=self.devices,
@@ -443,6 +448,11 @@ class FCMI(ClusterMixin, BaseEstimator):
         """Dimensions of the embedding."""
         state = self.state_
         return state.n_latent if isinstance(state, PublishedFit) else int(state.look.position.shape[1])
+
+    @property
+    def used_device(self) -> str:
+        """Where the fitted state is."""
+        return str(self.state_.device)
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write the fitted model to one `.safetensors` file.

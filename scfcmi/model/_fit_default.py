@@ -8,13 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from scfcmi.communities import Landmarks, Tree, find_communities, landmarks
+from scfcmi.communities import Landmarks, find_communities, landmarks, with_leaves
 from scfcmi.front import Front
 from scfcmi.registration import Design, Positions, Registration, register, registered
-from scfcmi.source import Block, Continuous, Groups, MatrixSource, dense, stratified_sketch
+from scfcmi.source import Continuous, Groups, MatrixSource, stratified_sketch
 
-from ._state import Assignment, Registered, best_leaf
+from ._state import Assignment, Registered
 
 # Directions of the front layer, its pole in typical lengths, and the cells that it is estimated from.
 N_COMPS, HEIGHT, FRONT_CELLS = 50, 0.7, 20_000
@@ -34,11 +35,15 @@ class DefaultFit:
         The mixture of the first look with its history.
     assignment
         Of the cells of the fit.
+    deviation
+        How far cells of each group were moved in each cluster on top of what their group was moved as a whole, in
+        standard deviations of the prior, shape (n_groups, n_clusters); not a number where a group has no cells.
     """
 
     state: Registered
     registration: Registration
     assignment: Assignment
+    deviation: NDArray[np.float64]
 
 
 def fit_default(
@@ -108,8 +113,30 @@ def fit_default(
     )
     tree, look = find_communities(chosen, front, fit.mixture, position[on_device], component[on_device])
     say("communities")
+    if n_clusters is not None:
+        tree, look = with_leaves(tree, look, n_clusters)
     k = tree.n_clusters(resolution) if n_clusters is None else n_clusters
     state = Registered(look, tree, tree.cut(k), design, fairness, fit.typical)
-    votes = state.votes(position, component, source.gather, groups.codes, smooth)
+    votes = state.votes(position, component, source.rows, groups.codes, smooth)
     found = state.assignment(votes, position, likelihood)
-    return DefaultFit(state, fit, found)
+    order = np.argsort(-np.bincount(found.labels, minlength=k), kind="stable")
+    state = state.numbered(order)
+    found = state.assignment(votes, position, likelihood)
+    if len(source.empty):
+        found.unlike[source.empty] = True
+    moved = cells.in_order(cells.z) - position
+    deviation = _deviation(moved, groups, found.labels, k, fit.prior.local)
+    return DefaultFit(state, fit, found, deviation)
+
+
+def _deviation(
+    moved: Tensor, groups: Groups, labels: NDArray[np.int64], n_clusters: int, local: float
+) -> NDArray[np.float64]:
+    """Distance of mean displacements, per group and cluster, from those of the groups, in units of the prior's scale."""
+    pair = torch.from_numpy(groups.codes * n_clusters + labels).to(moved.device)
+    n, d = groups.n * n_clusters, moved.shape[1]
+    sums = moved.new_zeros(n, d).index_add_(0, pair, moved).reshape(groups.n, n_clusters, d).double()
+    count = torch.bincount(pair, minlength=n).reshape(groups.n, n_clusters, 1).double()
+    of_group = sums.sum(1, keepdim=True) / count.sum(1, keepdim=True).clamp_min(1)
+    distance = (sums / count.clamp_min(1) - of_group).norm(dim=2) / np.sqrt(d * max(local, 1e-12))
+    return torch.where(count[..., 0] > 0, distance, torch.nan).cpu().numpy()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.sparse as sp
@@ -43,6 +43,24 @@ class Assignment:
     embedding: NDArray[np.float32]
     leaves: sp.csr_matrix | None = None
     unlike: NDArray[np.bool_] | None = None
+
+    @property
+    def confidence(self) -> NDArray[np.float32]:
+        """p(its cluster | cell), shape (n_cells,)."""
+        return self.proba[np.arange(len(self.labels)), self.labels]
+
+    @classmethod
+    def stacked(cls, parts: Sequence[Assignment]) -> Assignment:
+        """Assignments of consecutive cells as one."""
+        if len(parts) == 1:
+            return parts[0]
+        labels, proba, embedding = (
+            np.concatenate([getattr(part, name) for part in parts]) for name in ("labels", "proba", "embedding")
+        )
+        if parts[0].leaves is None:
+            return cls(labels, proba, embedding)
+        leaves = sp.vstack([part.leaves for part in parts], format="csr")
+        return cls(labels, proba, embedding, leaves, np.concatenate([part.unlike for part in parts]))
 
 
 @dataclass(frozen=True)
@@ -163,6 +181,27 @@ class Registered:
         unlike = (likelihood < middle - UNLIKE * scatter).cpu().numpy()
         labels = self.cluster_of_leaf[best_leaf(leaves)] if n else np.empty(0, np.int64)
         return Assignment(labels, proba, position.float().cpu().numpy(), leaves, unlike)
+
+    def recut(self, n_clusters: int) -> Registered:
+        """The same tree, cut into another number of clusters."""
+        return replace(self, cluster_of_leaf=self.tree.cut(n_clusters))
+
+    def numbered(self, order: NDArray[np.int64]) -> Registered:
+        """The same clusters in another order: the first of `order` is cluster 0."""
+        rank = np.empty(len(order), np.int64)
+        rank[order] = np.arange(len(order))
+        return replace(self, cluster_of_leaf=rank[self.cluster_of_leaf])
+
+    def decode(self, embedding: NDArray[np.float32], codes: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Columns of cells at registered positions, as their groups would have measured them."""
+        h, mixture = torch.from_numpy(embedding).to(self.device), self.look.mixture
+        log_joint = -torch.cdist(h, mixture.means).square() / (2 * mixture.variances)
+        r = torch.softmax(log_joint + torch.log(mixture.sizes @ mixture.shares + 1e-12), 1)
+        moved = h.clone()
+        for group in np.unique(codes):
+            rows = torch.from_numpy(np.flatnonzero(codes == group)).to(h.device)
+            moved[rows] += r[rows] @ mixture.moves[int(group)]
+        return self.look.front.inverse(moved.cpu().numpy())
 
     def _smooth(self, values: NDArray[np.float64] | None, n: int) -> NDArray[np.float32]:
         if values is None:

@@ -72,6 +72,11 @@ class PublishedFit:
         return len(self.centres)
 
     @property
+    def device(self) -> torch.device:
+        """Where the fit works."""
+        return self.centres.device
+
+    @property
     def n_input(self) -> int:
         """Columns of the matrix."""
         return len(self.scaling.low)

@@ -126,7 +126,7 @@ def i_xc_given_g(batch: Batch) -> Tensor:
 
 
 def fcmi_terms(
-    *, alpha: float, beta: float, reconstruction_weight: float, factors: Sequence[tuple[str, float, Tensor]] = ()
+    *, alpha: float, beta: float, reconstruction_weight: float, factors: Sequence[tuple[str, Tensor]] = ()
 ) -> tuple[Term, ...]:
     """Terms of L = ‖x − θ_g(φ(x))‖² − α[H(C) − H(C|X)] + β I(G;C).
 
@@ -135,8 +135,8 @@ def fcmi_terms(
     alpha, beta, reconstruction_weight
         Weights.
     factors
-        Name, weight and indicators, shape (n_groups, n_levels), of each of several attributes. Then the loss has
-        β w I(G_f;C) for every one, and I(G;C) of their combinations is reported only.
+        Name and indicators, shape (n_groups, n_levels), of each of several attributes. Then the loss has β I(G_f;C) for
+        every one, and I(G;C) of their combinations is reported only.
 
     Returns
     -------
@@ -144,16 +144,15 @@ def fcmi_terms(
     """
     several = len(factors) > 1
     by_factor = tuple(
-        Term(f"i_gc_{name}", f"I({name};C)", beta * weight, _of_factor(indicators))
-        for name, weight, indicators in (factors if several else ())
+        Term(f"i_gc_{name}", f"I({name};C)", beta, _of_factor(indicators))
+        for name, indicators in (factors if several else ())
     )
-    share = factors[0][1] if len(factors) == 1 else 1.0
     return (
         Term("reconstruction", "reconstruction", reconstruction_weight, reconstruction, in_warmup=True),
         Term("h_c", "H(C)", -alpha, h_c),
         Term("h_c_given_x", "H(C|X)", alpha, h_c_given_x),
         *by_factor,
-        Term("i_gc", "I(G;C)", 0.0 if several else beta * share, i_gc),
+        Term("i_gc", "I(G;C)", 0.0 if several else beta, i_gc),
         Term("i_xc_given_g", "I(X;C|G)", 0.0, i_xc_given_g),
     )
 

@@ -65,7 +65,7 @@ def new_state(network: Network, options: NetworkOptions, device: torch.device) -
 
 def terms_of(options: NetworkOptions, groups: Groups) -> tuple[Term, ...]:
     """The terms of the loss for these attributes."""
-    factors = [(f.name, f.weight, torch.from_numpy(f.indicators)) for f in groups.factors]
+    factors = [(f.name, torch.from_numpy(f.indicators)) for f in groups.factors]
     return fcmi_terms(
         alpha=options.alpha, beta=options.beta, reconstruction_weight=options.reconstruction, factors=factors
     )

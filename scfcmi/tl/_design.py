@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from itertools import combinations
 
 import numpy as np
@@ -17,9 +16,7 @@ from scfcmi.source import Factor, Groups
 SAME = 0.9
 
 
-def describe_design(
-    groups: Groups, labels: pd.Series | None, unmatched: Mapping[str, Sequence[str]]
-) -> dict[str, NDArray[np.str_]]:
+def describe_design(groups: Groups, labels: pd.Series | None) -> dict[str, NDArray[np.str_]]:
     """Say in words what a design allows, and warn of what it does not.
 
     Parameters
@@ -28,13 +25,9 @@ def describe_design(
         The attributes of every cell.
     labels
         Curated labels, if there are any.
-    unmatched
-        Levels of each attribute that have no counterpart.
-
     Returns
     -------
-    `attributes`, a sentence per pair of attributes and per attribute that is one with the labels, and
-    `without_counterpart`, names of levels; what would be empty is left out.
+    `attributes`, a sentence per pair of attributes and per attribute that is one with the labels, or nothing.
     """
     found = [_relation(a, b) for a, b in combinations(groups.factors, 2)]
     for factor, codes in zip(groups.factors, groups.level_codes.T, strict=True):
@@ -49,15 +42,7 @@ def describe_design(
             )
             warn(f"{msg} Fairness towards it merges types; leave it out unless that is intended.")
             found.append(msg)
-    alone = [f"{name}: {level}" for name, levels in unmatched.items() for level in levels]
-    if alone:
-        msg = (
-            f"Groups without a counterpart: {alone}. Hardly any of their cells is like a cell of another group, so "
-            "whether they differ by technology or by what they are cannot be told. They are clustered as they are."
-        )
-        warn(msg)
-    entries = {"attributes": found, "without_counterpart": alone}
-    return {name: np.array(texts) for name, texts in entries.items() if texts}
+    return {"attributes": np.array(found)} if found else {}
 
 
 def _relation(a: Factor, b: Factor) -> str:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from numbers import Integral
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,20 +10,26 @@ import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from scfcmi._keys import DEFAULT_KEY, DEFAULT_MASK, Keys
+from scfcmi._keys import DEFAULT_KEY, DEFAULT_MASK, TREE, Keys, entry_name
+from scfcmi._levels import natural_order
+from scfcmi._numbers import check_count, check_seed
+from scfcmi._options import OPTIONS, Preset
+from scfcmi.communities import THRESHOLD
 from scfcmi.metrics import clustering_scores, continuous_dependence
-from scfcmi.model import FCMI
+from scfcmi.model import FCMI, Assignment, Registered
 from scfcmi.model._several import fit_several
-from scfcmi.source import Continuous, Groups, select_source
-from scfcmi.train import Preset, is_first_process, remove_checkpoint
+from scfcmi.published import NetworkOptions
+from scfcmi.source import Continuous, Groups, MatrixSource, select_source
 
 from ._adata import (
     attribute_keys,
     check_adata,
-    drop_column,
+    drop_results,
+    obs_column,
     obs_continuous,
     obs_groups,
     obs_labels,
+    stale_results,
     storable_keys,
     writable,
 )
@@ -38,63 +41,71 @@ def fair_cluster(
     sensitive_key: str | Sequence[str],
     n_clusters: int | None = None,
     *,
-    sensitive_weight: Sequence[float] | None = None,
+    resolution: float = 1.0,
     continuous_keys: str | Sequence[str] | None = None,
     use_rep: str | None = None,
     layer: str | None = None,
-    mask_var: str | NDArray[np.bool_] | None = DEFAULT_MASK,
+    use_raw: bool = False,
+    mask_var: str | Sequence[str] | NDArray[np.bool_] | None = DEFAULT_MASK,
+    restrict_to: tuple[str, Sequence[str]] | None = None,
     label_key: str | None = None,
     preset: Preset = "default",
     fairness: float | None = None,
+    network: NetworkOptions | None = None,
     key_added: str = DEFAULT_KEY,
     random_state: int = 0,
     n_init: int = 1,
     device: str = "auto",
     devices: int = 1,
-    precision: str = "32-true",
-    max_epochs: int | None = None,
-    batch_size: int | None = None,
-    early_stopping: bool = True,
     progress_bar: bool | None = None,
-    checkpoint: str | os.PathLike[str] | None = None,
     return_model: bool = False,
     copy: bool = False,
 ) -> AnnData | FCMI | tuple[AnnData, FCMI] | None:
     """Cluster cells by what they are, not by the group they were measured in.
 
-    Trains an encoder, cluster centres and a decoder with one branch per group on the FCMI objective of Zeng et al.,
-    CVPR 2023, ‖x − θ_g(φ(x))‖² − α [H(C) − H(C|X)] + β I(G;C). The default preset measures the dependence on the group
-    only where groups overlap, and adds that neighbouring cells agree on their cluster; `preset="paper"` is the
-    published network, loss and schedule.
+    All cells are registered by a mixture whose components move coherently from group to group, with proportions of each
+    group's own, so that a type may be missing from a group: the objective of Zeng et al., CVPR 2023, with the branches of
+    its decoder in closed form. Communities of the registered cells, and of each community in directions of its own, make
+    a tree; `n_clusters` or `resolution` say where it is cut, and :func:`scfcmi.tl.recut` cuts it again.
+    `preset="paper"` is the published network, loss and schedule.
 
     Parameters
     ----------
     adata
         Annotated data with log-normalised expression; dense or sparse, a view, backed, or lazy. What lies on disk is
-        read twice from one end to the other, and never held in memory whole; matrices stored by rows are read fastest.
-        Results for backed and lazy data are kept in memory, not written to the file.
+        read a few times from one end to the other, and never held in memory whole; matrices stored by rows are read
+        fastest. Results for backed and lazy data are kept in memory, not written to the file.
     sensitive_key
-        Column of `obs` with the technology, batch or donor, or several such columns, nested or crossed. Cells are then
-        aligned attribute by attribute, and combinations of levels are named like `"10x | donor 1"`.
+        Column of `obs` with the technology, batch or donor, or several such columns, nested or crossed: each displaces
+        cells, and the displacements add up. Combinations of levels are named like `"10x | donor 1"`.
     n_clusters
-        Number of clusters. When absent it is chosen from the data; `uns[key_added]["n_clusters"]` says how.
-    sensitive_weight
-        Share of `fairness` that each of several attributes gets, from 0 to 1; all of it when absent.
+        Number of clusters. When absent, `resolution` says where the tree is cut.
+    resolution
+        At 1, clusters are apart if the link between them is clearly weaker than inside a homogeneous one; larger gives
+        more clusters. Cuts at different resolutions are nested.
     continuous_keys
-        Column of `obs` with numbers that clusters should not depend on either, for example the depth, or several.
+        Column of `obs` with numbers that clusters should not depend on either, for example the depth, or several. Cells
+        are displaced by smooth functions of them.
     use_rep
         Entry of `obsm` to cluster instead of expression, for example `"X_pca"`.
     layer
         Layer with log-normalised expression, used instead of `X`.
+    use_raw
+        Whether to use `adata.raw`, for data whose `X` was scaled.
     mask_var
-        Column of `var` or boolean array with the genes to use. The default column is used if it exists; `None` takes
-        all genes.
+        Column of `var`, boolean array, or names of the genes to use. The default column is used if it exists; `None`
+        takes all genes.
+    restrict_to
+        A column of `obs` and some of its values: only these cells are clustered, and their labels are the value and the
+        cluster inside it, like `"3,1"`; the labels of all others stay those of the column.
     label_key
-        Column of `obs` with curated labels. They are used for scoring alone, never in training.
+        Column of `obs` with curated labels. They are used for scoring alone, never in a fit.
     preset
-        `"default"`, or `"paper"`, whose 300 epochs end early unless `early_stopping=False`.
+        `"default"`, or `"paper"`.
     fairness
-        From 0, cluster only, to 1, independence of clusters and groups; the preset's own value when absent.
+        β, the weight of I(G;C): from 0, the default, proportions of each group's own, to 1, the same for all groups.
+    network
+        Options of the published network, for `preset="paper"`.
     key_added
         Name under which results are written.
     random_state
@@ -105,24 +116,9 @@ def fair_cluster(
     device
         `"auto"`, `"cpu"`, `"cuda"`, `"cuda:<index>"` or `"mps"`.
     devices
-        Processes that share every batch, each on a GPU of its own or all on the CPU. They are started for the training
-        and end with it; in a program that was started by `torchrun`, the processes that it started are used, and each
-        of them gets the same result.
-    precision
-        Lightning Fabric's precision: `"32-true"`, `"bf16-mixed"`, `"16-mixed"`, or `"64-true"`, in which results do not
-        depend on the number of processes.
-    max_epochs
-        Passes over the training cells; the preset's rule when absent.
-    batch_size
-        Cells per step; the preset's value when absent.
-    early_stopping
-        Whether they end before that once the loss has settled; with `preset="paper"`, once its information terms have.
+        Processes that share the batches of the published network.
     progress_bar
-        Show one; when absent, only in a terminal.
-    checkpoint
-        A `.safetensors` file to which the state of the training is written after epochs, and from which the same call,
-        repeated after it was cut off, goes on to the same result. With `n_init` > 1, every run has its own file, with
-        its seed before the suffix. Removed once the results are in `adata`.
+        Show progress; when absent, only in a terminal.
     return_model
         Whether to return the fitted :class:`scfcmi.model.FCMI`.
     copy
@@ -130,40 +126,43 @@ def fair_cluster(
 
     Returns
     -------
-    `None`, or the copy if `copy=True`, or the model if `return_model=True`, or both. Sets the following fields:
+    `None`, or the copy if `copy=True`, or the model if `return_model=True`, or both. Sets the following fields; with
+    `restrict_to`, the labels and `uns` alone:
 
     `adata.obs[key_added]` : :class:`pandas.Series` (dtype `category`)
         Cluster labels, strings in natural order, `"0"` the largest.
     `adata.obs[key_added + "_confidence"]` : :class:`pandas.Series` (dtype `float32`)
-        Largest soft assignment of the cell. Low between clusters; it orders cells, and is no calibrated probability.
+        Probability of the cell's cluster.
+    `adata.obs[key_added + "_unlike"]` : :class:`pandas.Series` (dtype `bool`)
+        Default preset: whether the cell is unlike all others, by its likelihood.
     `adata.obs[key_added + "_stability"]` : :class:`pandas.Series` (dtype `float32`)
         Only if `n_init` > 1: share of the runs, the kept one included, that put the cell into the cluster that
         corresponds to its own.
     `adata.obsm["X_" + key_added]` : :class:`numpy.ndarray` (dtype `float32`)
-        Embedding, shape (n_cells, n_latent), rows of unit length.
+        Registered positions, shape (n_cells, n_dims); with `preset="paper"` the embedding.
     `adata.obsm[key_added + "_proba"]` : :class:`numpy.ndarray` (dtype `float32`)
-        Soft assignments, shape (n_cells, n_clusters), rows sum to one.
+        p(cluster | cell), shape (n_cells, n_clusters), rows sum to one.
+    `adata.obsm[key_added + "_leaves"]` : :class:`scipy.sparse.csr_matrix` (dtype `float32`)
+        Default preset: p(leaf of the tree | cell), shape (n_cells, n_leaves).
     `adata.uns[key_added]` : :class:`dict`
-        `params`; `history`, one array per loss term and for I(X;C|G) and I(G;C), per epoch; `metrics`, see
-        :func:`scfcmi.metrics.clustering_scores`; `n_clusters`, how their number was chosen; `stopped`, when and why
-        training ended; `stability`, the mean ARI between two runs, if `n_init` > 1; `design`, in words, where there is
-        something to say: how attributes relate (`attributes`), and groups in which hardly a cell is like a cell of
-        another group (`without_counterpart`). With several attributes, `metrics` is on their combinations, and
-        `metrics_by_attribute` has the scores for each, `history` I(G;C) of each, as `i_gc_<name>`. For continuous
-        attributes, `metrics_by_attribute` has :func:`scfcmi.metrics.continuous_dependence`, and `history` the mutual
-        information of cluster and quantile, as `i_vc_<name>`.
+        `params`; `history`, one array per term of the objective; `metrics`, see
+        :func:`scfcmi.metrics.clustering_scores`; `n_clusters`, how their number was found; `tree` (`merges`, `link`,
+        `threshold`); `registration` (`groups`, `deviation`, see :class:`scfcmi.model.FCMI`, and the free energy of every
+        start); `stopped`; `stability`, the mean ARI between two runs, if `n_init` > 1; `design`, in words, where there is
+        something to say about how attributes relate. With several attributes, `metrics` is on their combinations, and
+        `metrics_by_attribute` has the scores for each, and for continuous ones
+        :func:`scfcmi.metrics.continuous_dependence`.
 
     Raises
     ------
     KeyError
         If a column, layer or representation does not exist.
     TypeError
-        If `adata` is no AnnData, a number that counts something is not an integer, or a continuous attribute no
-        number.
+        If `adata` is no AnnData, an option is of another type, or a continuous attribute no number.
     ValueError
         If an attribute has missing values, a single group or value, or is a continuous measurement where groups are
-        asked for; if the matrix has NaN, infinite or negative values or empty cells; if `n_clusters` or another
-        parameter is out of range; if the checkpoint is damaged or that of another run.
+        asked for; if the matrix has NaN, infinite or negative values; if an option is out of range; if `key_added`
+        cannot be a name, or would overwrite what the result is computed from.
 
     Examples
     --------
@@ -171,123 +170,143 @@ def fair_cluster(
     >>> adata = scfcmi.datasets.simulated_atlas(n_cells=300, n_genes=200, random_state=0)
     >>> sc.pp.normalize_total(adata, target_sum=1e4)
     >>> sc.pp.log1p(adata)
-    >>> scfcmi.tl.fair_cluster(adata, sensitive_key="tech", n_clusters=4, max_epochs=5, progress_bar=False)
+    >>> scfcmi.tl.fair_cluster(adata, sensitive_key="tech", n_clusters=4, progress_bar=False)
     >>> adata.obsm["fair_cluster_proba"].shape
     (300, 4)
     """
-    keys = Keys(key_added)
     check_adata(adata, copy=copy)
-    groups = obs_groups(adata, sensitive_key).weighted(sensitive_weight)
+    groups = obs_groups(adata, sensitive_key)
     labels = None if label_key is None else obs_labels(adata, label_key)
     continuous = obs_continuous(adata, continuous_keys, attribute_keys(sensitive_key))
-    check_key(keys, *attribute_keys(sensitive_key), *continuous.names, label_key)
-    _check_n_init(n_init, random_state)
-    source, names = select_source(adata, use_rep=use_rep, layer=layer, mask_var=mask_var, deferred=True)
+    outer = None if restrict_to is None else _restriction(adata, restrict_to)
+    keys = Keys.checked(
+        key_added,
+        adata,
+        obs=[*attribute_keys(sensitive_key), *continuous.names, label_key, *(restrict_to or ())[:1]],
+        obsm=[use_rep],
+        layers=[layer],
+    )
+    check_seed(random_state, n=check_count(n_init, "n_init"))
+    inside = adata if outer is None else adata[outer.to_numpy(bool)]
+    source, names = select_source(
+        inside, use_rep=use_rep, layer=layer, use_raw=use_raw, mask_var=mask_var, deferred=True
+    )
     # Names that stand twice cannot tell the columns of later cells apart.
     feature_names = names if len(set(names)) == len(names) else None
-
-    seeds = range(random_state, random_state + n_init)
-    files = _checkpoint_files(checkpoint, seeds)
+    if outer is not None:
+        rows = np.flatnonzero(outer.to_numpy(bool))
+        groups, continuous = groups.take(rows), continuous.take(rows)
 
     def fit(n_clusters: int | None, seed: int) -> FCMI:
-        model = FCMI(
+        return FCMI(
             n_clusters,
+            resolution=resolution,
             preset=preset,
             fairness=fairness,
-            sensitive_weight=sensitive_weight,
+            network=network,
+            standardize=use_rep is None or use_rep == "X",
             random_state=seed,
             device=device,
             devices=devices,
-            precision=precision,
-            max_epochs=max_epochs,
-            batch_size=batch_size,
-            early_stopping=early_stopping,
-            standardize=use_rep is None or use_rep == "X",
             progress_bar=progress_bar,
-            checkpoint=files.get(seed),
-        )
-        model._fit(source, groups, continuous=continuous, feature_names=feature_names)
-        return model
+        ).fit(source, groups, continuous=continuous, feature_names=feature_names)
 
     several = None
     if n_init == 1:
         model = fit(n_clusters, random_state)
     else:
-        several = fit_several(fit, n_clusters, seeds)
+        several = fit_several(fit, n_clusters, range(random_state, random_state + n_init))
         model = several.model
     found = model.assignment_
     clusters = clusters_of(found.labels)
     given = {
         "sensitive_key": storable_keys(sensitive_key),
-        "sensitive_weight": None if sensitive_weight is None else np.asarray(sensitive_weight, np.float64),
         "continuous_keys": np.array(continuous.names) if continuous.names else None,
         "label_key": label_key,
         "use_rep": use_rep,
         "layer": layer,
+        "use_raw": use_raw,
         "n_vars": source.shape[1],
         "n_init": n_init,
-        "checkpoint": None,
     }
-    uns = record_of(model, clusters, groups, labels, given, continuous)
-    design = describe_design(groups, labels, model.unmatched_)
+    if restrict_to is not None:
+        given["restrict_to"] = np.array([restrict_to[0], *map(str, restrict_to[1])])
+    own_labels = labels if outer is None or labels is None else labels[outer.to_numpy(bool)]
+    uns = record_of(model, clusters, groups, own_labels, given, continuous)
+    design = describe_design(groups, own_labels)
     if design:
         uns["design"] = design
     if several is not None:
         uns["stability"] = several.mean_ari
     target = writable(adata, copy=copy)
-    # What was drawn from an earlier run under this name does not belong to this one.
-    target.obsm.pop(keys.umap, None)
-    for stale in (keys.colors, keys.diagnosis):
-        target.uns.pop(stale, None)
-    drop_column(target, keys.stability)
-    target.obs[keys.labels] = pd.Series(clusters, index=target.obs_names)
-    target.obs[keys.confidence] = found.proba.max(axis=1)
-    if several is not None:
-        target.obs[keys.stability] = several.stability
-    target.obsm[keys.embedding] = found.embedding
-    target.obsm[keys.proba] = found.proba
+    drop_results(target, stale_results(keys, target.uns))
+    if outer is None:
+        write_assignment(target, keys, found, clusters)
+        if several is not None:
+            target.obs[keys.stability] = several.stability
+    else:
+        assert restrict_to is not None
+        target.obs[keys.labels] = _within(obs_column(target, restrict_to[0], "restrict_to"), outer, clusters)
     target.uns[keys.uns] = uns
-    if is_first_process():
-        for path in files.values():
-            remove_checkpoint(path)
     if copy:
         return (target, model) if return_model else target
     return model if return_model else None
 
 
-def _checkpoint_files(checkpoint: str | os.PathLike[str] | None, seeds: Sequence[int]) -> dict[int, Path]:
-    """A file for every run, so that those that are complete need not be repeated either."""
-    if checkpoint is None:
-        return {}
-    path = Path(checkpoint)
-    return {seed: path if len(seeds) == 1 else path.with_suffix(f".{seed}{path.suffix}") for seed in seeds}
+def write_assignment(target: AnnData, keys: Keys, found: Assignment, clusters: pd.Categorical[str]) -> None:
+    """Write what is known of cells into `obs` and `obsm`."""
+    target.obs[keys.labels] = pd.Series(clusters, index=target.obs_names)
+    target.obs[keys.confidence] = found.confidence
+    target.obsm[keys.embedding] = found.embedding
+    target.obsm[keys.proba] = found.proba
+    if found.leaves is not None:
+        target.obs[keys.unlike] = found.unlike
+        target.obsm[keys.leaves] = found.leaves
 
 
-def _check_n_init(n_init: int, random_state: int) -> None:
-    values: dict[str, Any] = {"n_init": n_init, "random_state": random_state}
-    for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, Integral):
-            msg = f"{name}={value!r} must be an integer, not {type(value).__name__}."
-            raise TypeError(msg)
-    if n_init < 1:
-        msg = f"n_init={n_init} must be at least 1."
+def _restriction(adata: AnnData, restrict_to: tuple[str, Sequence[str]]) -> pd.Series:
+    """Which cells are clustered."""
+    key, values = restrict_to
+    column = obs_column(adata, key, "restrict_to").astype(str)
+    wanted = [values] if isinstance(values, str) else [str(value) for value in values]
+    missing = [value for value in wanted if value not in set(column)]
+    if missing or not wanted:
+        known = natural_order(set(column))
+        msg = f"restrict_to names {missing or 'no values'} of adata.obs[{key!r}]; there are {known}."
         raise ValueError(msg)
+    return column.isin(wanted)
 
 
-def check_key(keys: Keys, *columns: str | None) -> None:
-    """Refuse to overwrite what the result is computed from."""
-    if set(columns) & set(keys.of_a_run["obs"]):
-        msg = (
-            f"key_added={keys.key_added!r} would overwrite a column that the result is computed from. "
-            "Choose another name."
-        )
-        raise ValueError(msg)
+def _within(column: pd.Series, outer: pd.Series, clusters: pd.Categorical[str]) -> pd.Series:
+    """Labels of a column, with those of some cells split by what they were clustered into."""
+    labels = column.astype(str).to_numpy(object)
+    rows = np.flatnonzero(outer.to_numpy(bool))
+    labels[rows] = [f"{old},{new}" for old, new in zip(labels[rows], clusters, strict=True)]
+    categories = natural_order(set(labels))
+    return pd.Series(pd.Categorical(labels, categories=categories), index=column.index)
 
 
 def clusters_of(labels: NDArray[np.integer]) -> pd.Categorical[str]:
     """Integer labels to strings, live clusters only, in natural order."""
     live, codes = np.unique(labels, return_inverse=True)
     return pd.Categorical.from_codes(codes.astype(np.int64), categories=pd.Index([str(k) for k in live]))
+
+
+def scores_of(
+    clusters: pd.Categorical[str], groups: Groups, labels: pd.Series | None, continuous: Continuous | None
+) -> dict[str, Any]:
+    """Scores of a clustering, overall and by attribute, as they stand in `uns`."""
+    scores: dict[str, Any] = {"metrics": clustering_scores(clusters, groups.values, labels)}
+    by_attribute: dict[str, dict[str, float]] = {}
+    if len(groups.factors) > 1:
+        for factor, codes in zip(groups.factors, groups.level_codes.T, strict=True):
+            by_attribute[entry_name(factor.name)] = clustering_scores(clusters, codes, labels)
+    if continuous is not None:
+        for name, values in zip(continuous.names, continuous.values.T, strict=True):
+            by_attribute[entry_name(name)] = {"continuous_dependence": continuous_dependence(clusters, values)}
+    if by_attribute:
+        scores["metrics_by_attribute"] = by_attribute
+    return scores
 
 
 def record_of(
@@ -299,24 +318,28 @@ def record_of(
     continuous: Continuous | None = None,
 ) -> dict[str, Any]:
     """What `uns` says about a run: parameters, history, scores if there are groups, and how it was decided."""
-    params = model.get_params() | model.used_params() | given
-    scores: dict[str, Any] = {}
-    if groups is not None:
-        scores["metrics"] = clustering_scores(clusters, groups.values, labels)
-        by_attribute: dict[str, dict[str, float]] = {}
-        if len(groups.factors) > 1:
-            for factor, codes in zip(groups.factors, groups.level_codes.T, strict=True):
-                by_attribute[factor.name] = clustering_scores(clusters, codes, labels)
-        if continuous is not None:
-            for name, values in zip(continuous.names, continuous.values.T, strict=True):
-                by_attribute[name] = {"continuous_dependence": continuous_dependence(clusters, values)}
-        if by_attribute:
-            scores["metrics_by_attribute"] = by_attribute
-    return {
+    params = {name: value for name, value in model.get_params(deep=False).items() if OPTIONS[name].stored}
+    params |= {"n_clusters": model.n_clusters_, "device": model.used_device} | given
+    if model.preset == "paper":
+        params |= {f"network_{name}": value for name, value in (model.network or NetworkOptions()).as_params().items()}
+    record: dict[str, Any] = {
         # Files have no word for None.
         "params": {name: value for name, value in params.items() if value is not None},
-        "history": model.history_,
-        **scores,
+        "history": {entry_name(name): values for name, values in model.history_.items()},
         "n_clusters": model.n_clusters_evidence_,
         "stopped": model.stopped_,
     }
+    if groups is not None:
+        record |= scores_of(clusters, groups, labels, continuous)
+    if isinstance(model.state_, Registered):
+        tree = model.state_.tree
+        record[TREE] = {"merges": tree.merges, "link": tree.link, "threshold": THRESHOLD}
+        record["registration"] = {"groups": np.array(model.groups_.levels, dtype=object)}
+        if hasattr(model, "registration_"):
+            record["registration"] |= {"deviation": model.deviation_, "starts": model.registration_.starts}
+    return record
+
+
+def fitted_source(adata: AnnData, params: dict[str, Any]) -> MatrixSource:
+    """The matrix that a run was made with, by its parameters."""
+    return select_source(adata, use_rep=params.get("use_rep"), layer=params.get("layer"), mask_var=None)[0]
