@@ -143,7 +143,7 @@ def machine(device: str) -> str:
 
 
 def size(x: NDArray, given: argparse.Namespace) -> str:
-    return f"{len(x):,} images, {given.epochs} epochs of which {given.warmup} warm-up, seeds {given.seeds}"
+    return f"{len(x):,} images, {given.epochs} epochs of which {given.warmup} warm-up"
 
 
 def table(frame: pd.DataFrame, by: str, columns: Sequence[str], digits: int = 3) -> str:

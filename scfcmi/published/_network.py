@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -88,6 +89,41 @@ class Norm(nn.Module):
         return (centred * torch.rsqrt(var + NORM_EPS)[:, None] * weight + bias).to(x.dtype)
 
 
+class _Grouped(torch.autograd.Function):
+    """Rows ordered by group, each through the weights of its group; gradients are written where they belong."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, counts: list[int]) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.counts = counts
+        out = x.new_empty(len(x), weight.shape[1])
+        for i, (rows, own) in enumerate(zip(x.split(counts), out.split(counts), strict=True)):
+            torch.addmm(bias[i], rows, weight[i].T, out=own)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        x, weight = ctx.saved_tensors
+        (up,) = gradients
+        of_x, of_weight, of_bias = torch.empty_like(x), torch.empty_like(weight), weight.new_empty(weight.shape[:2])
+        parts = zip(*(tensor.split(ctx.counts) for tensor in (up.contiguous(), x, of_x)), strict=True)
+        for i, (grad, rows, own) in enumerate(parts):
+            torch.mm(grad, weight[i], out=own)
+            torch.mm(grad.T, rows, out=of_weight[i])
+            torch.sum(grad, 0, out=of_bias[i])
+        return of_x, of_weight, of_bias, None
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor, counts: list[int]) -> Tensor:
+    """Linear layers side by side, each on its rows."""
+    if len(counts) == 1:
+        return F.linear(x, weight[0], bias[0])
+    if torch.is_autocast_enabled(x.device.type):
+        parts = zip(x.split(counts), weight.unbind(), bias.unbind(), strict=True)
+        return torch.cat([F.linear(*part) for part in parts])
+    return _Grouped.apply(x, weight, bias, counts)
+
+
 class Dense(nn.Module):
     """A linear layer, with batch norm and ReLU where asked for, or several such side by side.
 
@@ -118,21 +154,14 @@ class Dense(nn.Module):
 
     def forward(self, x: Tensor, counts: Sequence[int] | None = None) -> Tensor:
         """Apply the layer, or each of several to the rows that `counts` gives it, in order, shape (n_rows, n_in)."""
-        parts = [x] if counts is None else x.split(list(counts))
-        # Unbound once, so that the gradient of all is one stack and not a sum of arrays that are zero but for one.
-        weights, biases = self.weight.unbind(), self.bias.unbind()
-        scales = shifts = self.bias.unbind()
+        counts = [len(x)] if counts is None else list(counts)
+        y = _linear(x, self.weight, self.bias, counts)
         if self.norm is not None:
             scales, shifts = self.norm.weight.unbind(), self.norm.bias.unbind()
-        out = []
-        for i, part in enumerate(parts):
-            if not len(part) and world_size() == 1:
-                continue
-            y = F.linear(part, weights[i], biases[i])
-            if self.norm is not None:
-                y = self.norm.one(y, i, scales[i], shifts[i])
-            out.append(F.relu(y) if self._relu else y)
-        return out[0] if len(out) == 1 else torch.cat(out)
+            parts = enumerate(y.split(counts))
+            # With several processes, one without rows of a group still has to take part in the sums.
+            y = torch.cat([self.norm.one(p, i, scales[i], shifts[i]) for i, p in parts if len(p) or world_size() > 1])
+        return F.relu(y) if self._relu else y
 
     def padded(self, x: Tensor, mask: Tensor) -> Tensor:
         """Apply all layers at once, each to its rows, shape (n_layers, n_rows, n_in)."""

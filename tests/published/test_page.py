@@ -19,7 +19,7 @@ def test_the_page_is_right() -> None:
         pytest.skip("not a source checkout")
     names: dict[str, Any] = {}
     cells = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.S)
-    assert len(cells) == 12
+    assert len(cells) == 11
     for cell in cells:
         exec(compile(cell, str(PAGE), "exec"), names)
     assert names["compact"][0] > 2 * names["compact"][0.04]
