@@ -10,10 +10,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.utils.deterministic
 
 # What torchrun tells the processes that it starts.
 LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+# Folder in which processes meet that a fit has started itself.
+FOLDER = "SCFCMI_FOLDER"
 WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 # Its attributes are made by hand, and type checkers do not see them.
 _DETERMINISTIC: Any = torch.utils.deterministic
@@ -167,3 +170,26 @@ def repeatable(device: str | torch.device) -> Iterator[None]:
         yield
     finally:
         _repeatable.leave()
+
+
+@contextmanager
+def joined(device: torch.device) -> Iterator[None]:
+    """Meet the other processes that a launcher has started, and part from them at the end; alone, nothing is done."""
+    if launched_processes() == 1 or dist.is_initialized():
+        yield
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    meet = f"file://{os.environ[FOLDER]}/meet" if FOLDER in os.environ else "env://"
+    dist.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo",
+        init_method=meet,
+        rank=int(os.environ["RANK"]),
+        world_size=launched_processes(),
+    )
+    try:
+        yield
+        # Those that are done early must not look lost to the others.
+        dist.barrier()
+    finally:
+        dist.destroy_process_group()

@@ -8,11 +8,12 @@ from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClusterMixin
 from sklearn.exceptions import NotFittedError
 
-from scfcmi._device import check_devices, resolve_device
+from scfcmi._device import check_devices, joined, repeatable, resolve_device
 from scfcmi._options import OPTIONS, Preset, check_options
 from scfcmi._warn import warn
 from scfcmi.published import NetworkOptions, PublishedFit, fit_published
@@ -207,18 +208,20 @@ class FCMI(ClusterMixin, BaseEstimator):
     def _fit_default(
         self, source: MatrixSource, groups: Groups, values: Continuous, tell: Callable[[str], None] | None
     ) -> None:
-        fit = fit_default(
-            source,
-            groups,
-            values,
-            n_clusters=self.n_clusters,
-            resolution=self.resolution,
-            fairness=self.fairness or 0.0,
-            standardize=self.standardize,
-            random_state=self.random_state,
-            device=resolve_device(self.device),
-            tell=tell,
-        )
+        device = torch.device(resolve_device(self.device))
+        with joined(device), repeatable(device):
+            fit = fit_default(
+                source,
+                groups,
+                values,
+                n_clusters=self.n_clusters,
+                resolution=self.resolution,
+                fairness=self.fairness or 0.0,
+                standardize=self.standardize,
+                random_state=self.random_state,
+                device=device,
+                tell=tell,
+            )
         self.state_: Registered | PublishedFit = fit.state
         self.registration_ = fit.registration
         self.assignment_ = fit.assignment

@@ -16,14 +16,14 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from scfcmi._device import check_devices, is_first_process, launched_processes, repeatable, resolve_device
+from scfcmi._device import check_devices, is_first_process, joined, launched_processes, repeatable, resolve_device
 from scfcmi._warn import warn
 from scfcmi.source import Groups, MatrixSource
 
 from ._checkpoint import Checkpoint, check_checkpoint
 from ._network import Decoder, Encoder, Network, log_assignments, reset
 from ._options import NetworkOptions
-from ._processes import Tell, joined, run_processes
+from ._processes import Tell, run_processes
 from ._rows import Rows, Scaling, dense, measure, piece
 from ._training import WEIGHTS, State, embed_all, new_state, stream, train
 

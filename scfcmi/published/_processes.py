@@ -13,8 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -22,11 +21,10 @@ from typing import Any, TypeAlias
 import numpy as np
 import scipy.sparse as sp
 import torch
-import torch.distributed as dist
 from safetensors.torch import load_file
 from torch import Tensor
 
-from scfcmi._device import LAUNCHER, launched_processes
+from scfcmi._device import FOLDER, LAUNCHER
 from scfcmi.source import Factor, Groups, MatrixSource
 
 from ._options import NetworkOptions
@@ -35,34 +33,11 @@ from ._shared import rank
 # Seconds between looks at the processes.
 POLL = 0.05
 LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
-FOLDER, PARENT = "SCFCMI_FOLDER", "SCFCMI_PARENT"
+PARENT = "SCFCMI_PARENT"
 # Called with the terms of an epoch, and its number.
 Tell: TypeAlias = Callable[[Mapping[str, float], int], None]
 # Exceptions that are raised again as what they were.
 KNOWN = {error.__name__: error for error in (FloatingPointError, ValueError, MemoryError)}
-
-
-@contextmanager
-def joined(device: torch.device) -> Iterator[None]:
-    """Meet the other processes that a launcher has started, and part from them at the end; alone, nothing is done."""
-    if launched_processes() == 1 or dist.is_initialized():
-        yield
-        return
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    meet = f"file://{os.environ[FOLDER]}/meet" if FOLDER in os.environ else "env://"
-    dist.init_process_group(
-        "nccl" if device.type == "cuda" else "gloo",
-        init_method=meet,
-        rank=int(os.environ["RANK"]),
-        world_size=launched_processes(),
-    )
-    try:
-        yield
-        # Those that are done early must not look lost to the others.
-        dist.barrier()
-    finally:
-        dist.destroy_process_group()
 
 
 def run_processes(

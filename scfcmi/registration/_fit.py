@@ -88,7 +88,7 @@ def register(
     Parameters
     ----------
     cells
-        Positions, sorted by group; with several processes, this process's share of them.
+        Positions, sorted by group; several processes share the passes over them.
     design
         What displaces cells.
     fairness
@@ -121,8 +121,9 @@ def register(
     _, mixture, prior, coefficients, history = found[best]
     if rows is not None:
         mixture = with_new_components(mixture, cells, fairness, rng)
+        mine = cells.share()
         for _ in range(PASSES):
-            sums = e_step(mixture, cells, fairness)
+            sums = e_step(mixture, mine, fairness).over_processes()
             history.append(asdict(free_energy(sums, coefficients.penalty, mixture.log_shares(fairness))))
             mixture, coefficients = m_step(sums, mixture, design, prior)
     typical = _typical(mixture, some, fairness)
@@ -212,14 +213,18 @@ def _anneal(
 
 
 def _refined(prior: Prior, sums: Sums, mixture: Mixture, design: Design) -> Prior:
-    """One step towards the most likely scales, at the length scale under which the sums are likeliest."""
+    """One step towards the most likely scales, at the length scale under which the sums are likeliest.
+
+    They meet the wide prior halfway: a mixture explains a displaced type by a component of its own as well, and what is so
+    explained would count as evidence against displacements.
+    """
     found = []
     for length in LENGTHS:
         candidate = replace(prior, length=length)
         _, coefficients = m_step(sums, mixture, design, candidate, n_rounds=1)
         energy = coefficients.misfit + coefficients.penalty + coefficients.log_det / 2
         found.append((energy, candidate.refined(coefficients.gain, mixture.means)))
-    return min(found, key=lambda pair: pair[0])[1]
+    return min(found, key=lambda pair: pair[0])[1].halfway(Prior.wide(mixture.means))
 
 
 def _evidence(sums: Sums, coefficients: Coefficients) -> float:
@@ -251,7 +256,7 @@ def with_new_components(
 ) -> Mixture:
     """Add components where the likelihood is low: a rare type may have no cell in the sketch."""
     log_shares = mixture.log_shares(fairness)
-    parts, nearest = [], []
+    parts = []
     for group, rows in cells.chunks(mixture.n_components):
         joint = mixture.log_joint(group, cells.z[rows], cells.smooth[rows], log_shares)
         best = joint.argmax(1)
@@ -260,7 +265,6 @@ def with_new_components(
         distance = (z - mixture.means[best]).square().sum(1) / mixture.variances[best]
         far = distance > d + FAR * np.sqrt(2 * d)
         parts.append(z[far])
-        nearest.append(best[far])
     lonely = torch.cat(parts)
     if len(lonely) < FEWEST:
         return mixture
@@ -274,7 +278,7 @@ def with_new_components(
         return mixture
     # They start with the displacement of the component they are nearest to, and a small share in every group.
     near = torch.cdist(means, mixture.means).argmin(1)
-    share = len(parts) and len(lonely) / cells.n_cells / max(len(means), 1)
+    share = len(lonely) / cells.n_cells / len(means)
     shares = torch.cat([mixture.shares, torch.full_like(mixture.shares[:, : len(means)], share)], 1)
     return Mixture(
         means=torch.cat([mixture.means, means]),

@@ -150,7 +150,7 @@ class Sums:
 
 
 def e_step(mixture: Mixture, cells: Positions, fairness: float, temperature: float = 1.0) -> Sums:
-    """One pass over all cells.
+    """Sums over some cells, or all.
 
     Parameters
     ----------
@@ -185,7 +185,7 @@ def e_step(mixture: Mixture, cells: Positions, fairness: float, temperature: flo
             smooth_mass[group, :, i] += weighted.sum(0)
             smooth_first[i] += weighted.T @ z
             smooth_second[i] += smooth.T @ weighted
-    return Sums(mass, first, second, smooth_mass, smooth_first, smooth_second, totals).over_processes()
+    return Sums(mass, first, second, smooth_mass, smooth_first, smooth_second, totals)
 
 
 def responsibilities(log_joint: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
@@ -225,6 +225,12 @@ class Prior:
         least = (LEAST_SCALE * _spread(means)) ** 2 / means.shape[1]
         common, local = (min(max(value, 0.1), 10.0) for value in gain)
         return replace(self, common=max(self.common * common, least), local=max(self.local * local, least))
+
+    def halfway(self, other: Prior) -> Prior:
+        """Scales between these and others, by their logarithms."""
+        return replace(
+            self, common=math.sqrt(self.common * other.common), local=math.sqrt(self.local * other.local)
+        )
 
     def features(self, means: Tensor) -> Tensor:
         """Φ with K ≈ Φ Φᵀ over the components, shape (n_components, 1 + rank), in double precision."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -98,6 +99,12 @@ class Positions:
         index = torch.from_numpy(rows).to(self.z.device)
         edges = np.searchsorted(rows, self.edges)
         return Positions(self.z[index], edges, np.arange(len(rows)), self.smooth[index])
+
+    def share(self) -> Positions:
+        """The rows that are this process's to pass over: all of them, if it is alone."""
+        if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+            return self
+        return self.rows(np.arange(dist.get_rank(), self.n_cells, dist.get_world_size()))
 
     def as_stored(self, rows: Tensor | None) -> Tensor | None:
         """Bring rows that are in the order of the cells into the order of `z`."""
