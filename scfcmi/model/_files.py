@@ -45,8 +45,8 @@ FORMAT, FORMAT_VERSION = "scfcmi.FCMI", 2
 PACKAGES = ("scfcmi", "torch", "numpy", "safetensors")
 # Bytes of a header that are looked at, and how deep looks may be nested; far beyond any model.
 MAX_HEADER, MAX_DEPTH = 64 * 2**20, 32
-# Beyond this a number in a file is no measurement any more, and products of a few of them would be infinite.
-LARGEST = 1e12
+# Beyond this a number is no measurement any more, and its square is infinite in single precision.
+LARGEST = 1e18
 DTYPES = {"F32": torch.float32, "F64": torch.float64, "I64": torch.int64}
 ITEM_SIZES = {"F32": 4, "F64": 8, "I64": 8}
 # What stands for the digest while it is computed.
@@ -105,7 +105,7 @@ class Part:
     sums_to_one: bool = False
 
 
-POSITIVE = 1e-12
+POSITIVE = 1e-30
 OF_A_LOOK = {
     "front.mean": Part("F32", ("columns",)),
     "front.scale": Part("F32", ("columns",), POSITIVE),
