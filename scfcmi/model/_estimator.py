@@ -255,7 +255,7 @@ class FCMI(ClusterMixin, BaseEstimator):
                 resolution=self.resolution,
                 fairness=self.fairness or 0.0,
                 standardize=self.standardize,
-                random_state=self.random_state,
+                random_state=int(self.random_state),
                 device=resolve_device(self.device),
                 tell=say,
             )

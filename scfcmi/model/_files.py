@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save as pack_tensors
+from safetensors.numpy import save as pack_tensors
 from torch import Tensor
 
 from scfcmi._device import resolve_device
@@ -143,7 +143,8 @@ def save_model(model: FCMI, path: str | os.PathLike[str], *, overwrite: bool) ->
     found = {name: (_name_of(value.dtype), tuple(value.shape)) for name, value in tensors.items()}
     _check_shapes(found, document, fail)
     _put_together(document, tensors, "cpu", fail)
-    data = pack_tensors(tensors, metadata={"scfcmi": json.dumps(document, allow_nan=False)})
+    arrays = {name: value.numpy() for name, value in tensors.items()}
+    data = pack_tensors(arrays, metadata={"scfcmi": json.dumps(document, allow_nan=False)})
     n_header = int.from_bytes(data[:8], "little")
     if n_header > MAX_HEADER:
         fail(f"its names take {n_header} bytes, and at most {MAX_HEADER} are read")
