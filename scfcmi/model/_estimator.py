@@ -595,6 +595,9 @@ class FCMI(ClusterMixin, BaseEstimator):
     def _check(self, source: MatrixSource, groups: Groups, values: Continuous) -> None:
         n = source.shape[0]
         check_options({name: getattr(self, name) for name in OPTIONS})
+        if n == 0:
+            msg = "X has no cells."
+            raise ValueError(msg)
         if len(groups.codes) != n:
             msg = f"groups has {len(groups.codes)} values, but there are {n} cells."
             raise ValueError(msg)
