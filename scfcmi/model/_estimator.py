@@ -308,7 +308,7 @@ class FCMI(ClusterMixin, BaseEstimator):
         X: Any,
         groups: ArrayLike | Mapping[str, ArrayLike] | None = None,
         *,
-        continuous: Mapping[str, ArrayLike] | None = None,
+        continuous: Mapping[str, ArrayLike] | Continuous | None = None,
     ) -> Assignment:
         """All that is known of cells, in one pass.
 
@@ -343,7 +343,7 @@ class FCMI(ClusterMixin, BaseEstimator):
         X: Any,
         groups: ArrayLike | Mapping[str, ArrayLike] | None = None,
         *,
-        continuous: Mapping[str, ArrayLike] | None = None,
+        continuous: Mapping[str, ArrayLike] | Continuous | None = None,
     ) -> Iterator[tuple[slice, Assignment]]:
         """The same for any number of cells, in bounded memory.
 
