@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Self
 
@@ -11,9 +13,12 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClusterMixin
-from sklearn.exceptions import NotFittedError
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from sklearn.utils import Tags, TransformerTags
+from sklearn.utils.validation import validate_data
+from tqdm import tqdm
 
-from scfcmi._device import check_devices, joined, repeatable, resolve_device
+from scfcmi._device import check_devices, is_first_process, joined, repeatable, resolve_device
 from scfcmi._options import OPTIONS, Preset, check_options
 from scfcmi._warn import warn
 from scfcmi.published import NetworkOptions, PublishedFit, fit_published
@@ -79,7 +84,7 @@ class FCMI(ClusterMixin, BaseEstimator):
     history_, stopped_
         Terms of the objective, an array each, and why the fit ended.
     n_features_in_, feature_names_
-        Columns of the fit, and their names if they were given.
+        Columns of the fit, and their names if they were given, or if `X` was a data frame.
 
     Examples
     --------
@@ -143,7 +148,7 @@ class FCMI(ClusterMixin, BaseEstimator):
         feature_names
             Names of the columns, by which those of later cells are matched.
         tell
-            Called with a few words at every step.
+            Called with a few words at every step of the default.
 
         Returns
         -------
@@ -168,13 +173,19 @@ class FCMI(ClusterMixin, BaseEstimator):
         found = one_group(source.shape[0]) if groups is None else read_groups(groups)
         values = read_continuous(continuous, source.shape[0])
         self._check(source, found, values)
+        # Columns of data frames have names, by which scikit-learn tells those of later ones.
+        validate_data(self, X, skip_check_array=True)
         names = _feature_names(feature_names, source.shape[1])
+        own = getattr(self, "feature_names_in_", ())
+        if names is None and 0 < len(set(own)) == source.shape[1]:
+            names = tuple(own)
+        self._forget()
         if self.preset == "paper":
             self._fit_as_published(source, found)
         else:
             self._fit_default(source, found, values, tell)
         self.groups_, self.continuous_names_ = found, values.names
-        self.n_features_in_, self.feature_names_ = source.shape[1], names
+        self.feature_names_ = names
         self.n_clusters_evidence_["chosen"] = self.n_clusters_
         self.labels_ = self.assignment_.labels
         return self
@@ -205,11 +216,44 @@ class FCMI(ClusterMixin, BaseEstimator):
         """
         return self.fit(X, groups, **kwargs).labels_
 
+    def fit_transform(
+        self, X: Any, groups: ArrayLike | Mapping[str, ArrayLike] | Groups | None = None, **kwargs: Any
+    ) -> NDArray[np.float32]:
+        """Fit, and return registered positions, or the embedding of the published network.
+
+        Parameters
+        ----------
+        X, groups
+            As for :meth:`fit`.
+        kwargs
+            Further arguments of :meth:`fit`.
+
+        Returns
+        -------
+        Array of shape (n_cells, n_dims).
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from scfcmi.model import FCMI
+        >>> X = np.random.default_rng(0).normal(size=(100, 5))
+        >>> FCMI(2, progress_bar=False).fit_transform(X, ["a", "b"] * 50).shape
+        (100, 6)
+        """
+        return self.fit(X, groups, **kwargs).assignment_.embedding
+
     def _fit_default(
         self, source: MatrixSource, groups: Groups, values: Continuous, tell: Callable[[str], None] | None
     ) -> None:
         device = torch.device(resolve_device(self.device))
-        with joined(device), repeatable(device):
+        with (
+            joined(device),
+            repeatable(device),
+            _steps(self.progress_bar, tell) as say,
+            warnings.catch_warnings(),
+        ):
+            # Cells that are the same cannot be told apart, which is said below in words of our own.
+            warnings.simplefilter("ignore", ConvergenceWarning)
             fit = fit_default(
                 source,
                 groups,
@@ -218,9 +262,9 @@ class FCMI(ClusterMixin, BaseEstimator):
                 resolution=self.resolution,
                 fairness=self.fairness or 0.0,
                 standardize=self.standardize,
-                random_state=self.random_state,
+                random_state=int(self.random_state),
                 device=device,
-                tell=tell,
+                tell=say,
             )
         self.state_: Registered | PublishedFit = fit.state
         self.registration_ = fit.registration
@@ -242,8 +286,13 @@ class FCMI(ClusterMixin, BaseEstimator):
         n_clusters = self.n_clusters
         self.n_clusters_evidence_ = {"method": "given"}
         if n_clusters is None:
-            chooser = FCMI(resolution=self.resolution, random_state=self.random_state, device=self.device)
-            chooser.fit(source, groups)
+            chooser = FCMI(
+                resolution=self.resolution,
+                standardize=self.standardize,
+                random_state=self.random_state,
+                device=self.device,
+                progress_bar=self.progress_bar,
+            ).fit(source, groups)
             n_clusters, self.n_clusters_evidence_ = chooser.n_clusters_, chooser.n_clusters_evidence_
         fit = fit_published(
             source,
@@ -266,7 +315,7 @@ class FCMI(ClusterMixin, BaseEstimator):
         X: Any,
         groups: ArrayLike | Mapping[str, ArrayLike] | None = None,
         *,
-        continuous: Mapping[str, ArrayLike] | None = None,
+        continuous: Mapping[str, ArrayLike] | Continuous | None = None,
     ) -> Assignment:
         """All that is known of cells, in one pass.
 
@@ -301,7 +350,7 @@ class FCMI(ClusterMixin, BaseEstimator):
         X: Any,
         groups: ArrayLike | Mapping[str, ArrayLike] | None = None,
         *,
-        continuous: Mapping[str, ArrayLike] | None = None,
+        continuous: Mapping[str, ArrayLike] | Continuous | None = None,
     ) -> Iterator[tuple[slice, Assignment]]:
         """The same for any number of cells, in bounded memory.
 
@@ -515,7 +564,7 @@ class FCMI(ClusterMixin, BaseEstimator):
 
         Returns
         -------
-        A fitted estimator, without `labels_` and `assignment_`.
+        A fitted estimator, without what is about the cells of the fit: `labels_`, `assignment_`, `deviation_`.
 
         Raises
         ------
@@ -533,6 +582,18 @@ class FCMI(ClusterMixin, BaseEstimator):
 
         return load_model(cls, path, device=device)
 
+    def _forget(self) -> None:
+        """Drop what an earlier fit has left: not all fits set the same."""
+        kept = {"n_features_in_", "feature_names_in_"}
+        for name in [name for name in vars(self) if name.endswith("_") and name not in kept]:
+            delattr(self, name)
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags = TransformerTags(preserves_dtype=["float32"])
+        tags.input_tags.sparse = True
+        return tags
+
     def _check_fitted(self) -> None:
         if not hasattr(self, "state_"):
             msg = "This model is not fitted. Call `fit` first, or `FCMI.load` a saved one."
@@ -541,6 +602,9 @@ class FCMI(ClusterMixin, BaseEstimator):
     def _check(self, source: MatrixSource, groups: Groups, values: Continuous) -> None:
         n = source.shape[0]
         check_options({name: getattr(self, name) for name in OPTIONS})
+        if n == 0:
+            msg = "X has no cells."
+            raise ValueError(msg)
         if len(groups.codes) != n:
             msg = f"groups has {len(groups.codes)} values, but there are {n} cells."
             raise ValueError(msg)
@@ -558,10 +622,23 @@ class FCMI(ClusterMixin, BaseEstimator):
     def _source(self, X: Any) -> MatrixSource:
         self._check_fitted()
         source = as_source(X)
-        if source.shape[1] != self.n_features_in_:
-            msg = f"X has {source.shape[1]} columns, but the model was fitted with {self.n_features_in_}."
-            raise ValueError(msg)
+        validate_data(self, X, reset=False, skip_check_array=True)
         return source
+
+
+@contextmanager
+def _steps(progress_bar: bool | None, tell: Callable[[str], None] | None) -> Iterator[Callable[[str], None]]:
+    """Show steps on one line as they are done; when it is not said whether, only in a terminal."""
+    disable = None if progress_bar is None else not progress_bar
+    with tqdm(desc="FCMI", unit=" steps", disable=disable if is_first_process() else True) as bar:
+
+        def say(words: str) -> None:
+            bar.set_postfix_str(words, refresh=False)
+            bar.update()
+            if tell is not None:
+                tell(words)
+
+        yield say
 
 
 def _feature_names(names: Sequence[str] | None, n_columns: int) -> tuple[str, ...] | None:

@@ -15,9 +15,20 @@ from numpy.typing import NDArray
 from scfcmi._keys import CORRECTED, DEFAULT_KEY, Keys, checked_name
 from scfcmi._replace import replacing
 from scfcmi.model import FCMI
+from scfcmi.published import PublishedFit
 from scfcmi.source import MatrixSource, copied, leave_on_disk, open_store, select_source
 
-from ._adata import attribute_keys, check_adata, check_model, obs_groups, obs_labels, stale_results, storable_keys
+from ._adata import (
+    attribute_keys,
+    check_adata,
+    check_model,
+    obs_column,
+    obs_continuous,
+    obs_groups,
+    obs_labels,
+    stale_results,
+    storable_keys,
+)
 from ._fair_cluster import clusters_of, record_of
 
 # Of a row of `obs` and of the record, generously.
@@ -29,6 +40,7 @@ def predict_on_disk(
     model: FCMI,
     *,
     sensitive_key: str | Sequence[str] | None = None,
+    continuous_keys: str | Sequence[str] | None = None,
     label_key: str | None = None,
     use_rep: str | None = None,
     layer: str | None = None,
@@ -37,9 +49,8 @@ def predict_on_disk(
     """Assign the cells of a file to the clusters of a fitted model, and write the result into the file.
 
     The matrix is read once, a chunk at a time, and what is known of a chunk is written before the next is read: memory
-    does not grow with the matrix. Genes are found by name, and all genes of the model have to be there. Groups do not
-    matter, as in :meth:`scfcmi.model.FCMI.predict`; for cells of new groups, or with genes missing, see
-    :func:`scfcmi.tl.map_query`.
+    does not grow with the matrix. Genes are found by name, and all genes of the model have to be there. For cells of new
+    groups, or with genes missing, see :func:`scfcmi.tl.map_query`.
 
     Parameters
     ----------
@@ -48,7 +59,13 @@ def predict_on_disk(
     model
         The fitted model, from `return_model=True` or :meth:`scfcmi.model.FCMI.load`.
     sensitive_key
-        Column of `obs` with the groups, or several, for the scores.
+        Column of `obs` with the groups of the fit, or several for a model of several attributes, in the order of the
+        fit: cells are placed as cells of their group. When absent, each cell is placed by what every group would make
+        of it, as likely as it is. Where there is more than one group, clusters are scored by them, and that is all that
+        the published network uses them for.
+    continuous_keys
+        Columns of `obs` with the numbers of the fit, for a model that was fitted with such, under the same names;
+        typical ones are assumed when absent.
     label_key
         Column of `obs` with curated labels, for the scores.
     use_rep
@@ -61,8 +78,9 @@ def predict_on_disk(
     Returns
     -------
     `None`. Writes into the file what :func:`scfcmi.tl.fair_cluster` sets, so that the file reads as if the cells had
-    been clustered in memory and saved: `obs[key_added]`, `obs[key_added + "_confidence"]`, `obsm["X_" + key_added]`,
-    `obsm[key_added + "_proba"]` and `uns[key_added]`, without its `design`. They appear all at once when they are
+    been clustered in memory and saved: `obs[key_added]`, `obs[key_added + "_confidence"]`, `obs[key_added + "_unlike"]`,
+    `obsm["X_" + key_added]`, `obsm[key_added + "_proba"]`, `obsm[key_added + "_leaves"]` and `uns[key_added]`, without
+    its `design`; leaves and unlike cells not for the published network. They appear all at once when they are
     complete: they are written to a copy beside the file, which takes its place in the end, so that the file is as it
     was after an error, and also if the program is killed at any time. The copy is made in a hidden folder
     (`.<name>.scfcmi`); should one be left by a program that was killed, the next call clears it. The values in a
@@ -79,7 +97,8 @@ def predict_on_disk(
     TypeError
         If `model` or a name is of another type.
     ValueError
-        If genes are missing, values are not valid, or the name is not one for a file, or that of something else.
+        If genes are missing, groups are not those of the fit, values are not valid, or the name is not one for a file,
+        or that of something else.
 
     Examples
     --------
@@ -88,7 +107,7 @@ def predict_on_disk(
     >>> sc.pp.normalize_total(adata, target_sum=1e4)
     >>> sc.pp.log1p(adata)
     >>> adata.write_h5ad("cells.h5ad")
-    >>> model = sf.tl.fair_cluster(adata, "tech", 4, max_epochs=5, progress_bar=False, return_model=True)
+    >>> model = sf.tl.fair_cluster(adata, "tech", 4, progress_bar=False, return_model=True)
     >>> sf.tl.predict_on_disk("cells.h5ad", model, sensitive_key="tech")
     >>> bool((sc.read_h5ad("cells.h5ad").obs["fair_cluster"] == adata.obs["fair_cluster"]).all())
     True
@@ -102,47 +121,73 @@ def predict_on_disk(
         adata = leave_on_disk(root)
         check_adata(adata, copy=False)
         attributes = [] if sensitive_key is None else attribute_keys(sensitive_key)
-        groups = obs_groups(adata, attributes) if attributes else None
+        columns = [_complete(adata, key) for key in attributes]
+        of_cell = _by_attribute(columns, attributes, model) if attributes else None
+        scored = bool(columns) and all(column.nunique() > 1 for column in columns)
+        groups = obs_groups(adata, attributes) if scored else None
+        numbers = obs_continuous(adata, continuous_keys, attributes)
         labels = None if label_key is None else obs_labels(adata, label_key)
         keys = Keys.checked(
             key_added,
             adata,
-            obs=[*attributes, label_key],
+            obs=[*attributes, *numbers.names, label_key],
             obsm=[use_rep],
             layers=[layer],
             uns=root["uns"] if "uns" in root else (),
         )
         source = _source(adata, model, use_rep, layer)
         n = source.shape[0]
-        n_latent = model.net_.centres.shape[1]
-        found, confidence, unlike = np.empty(n, np.int32), np.empty(n, np.float32), np.zeros(n, bool)
+        found, confidence, unlike = np.empty(n, np.int64), np.empty(n, np.float32), np.zeros(n, bool)
         says_unlike = False
-        room = (n_latent + 2 * model.n_clusters_ + BYTES_PER_CELL // 4) * n * 4
+        room = (model.n_dims_ + 2 * model.n_clusters_ + BYTES_PER_CELL // 4) * n * 4
         with copied(root, path, new, without=_stale(root, keys), room=room) as changes:
-            embedding = changes.array(f"obsm/{keys.embedding}", (n, n_latent))
+            embedding = changes.array(f"obsm/{keys.embedding}", (n, model.n_dims_))
             proba = changes.array(f"obsm/{keys.proba}", (n, model.n_clusters_))
-            for rows, part in model.assign_chunks(source):
+            given_numbers = numbers if numbers.names else None
+            for rows, part in model.assign_chunks(source, of_cell, continuous=given_numbers):
                 embedding[rows], proba[rows] = part.embedding, part.proba
-                found[rows], confidence[rows] = part.labels, part.proba.max(axis=1)
-                if (leaves := getattr(part, "leaves", None)) is not None:
-                    changes.append(f"obsm/{keys.leaves}", leaves)
-                if (outside := getattr(part, "unlike", None)) is not None:
-                    says_unlike, unlike[rows] = True, outside
+                found[rows], confidence[rows] = part.labels, part.confidence
+                if part.leaves is not None:
+                    changes.append(f"obsm/{keys.leaves}", part.leaves)
+                if part.unlike is not None:
+                    says_unlike, unlike[rows] = True, part.unlike
             clusters = clusters_of(found)
             given = {
                 "sensitive_key": storable_keys(attributes) if attributes else None,
+                "continuous_keys": np.array(numbers.names) if numbers.names else None,
                 "label_key": label_key,
                 "use_rep": use_rep,
                 "layer": layer,
                 "n_vars": source.shape[1],
                 "n_init": 1,
             }
-            record = record_of(model, clusters, groups, labels, given)
+            record = record_of(model, clusters, groups, labels, given, given_numbers)
             changes.put(f"obs/{keys.labels}", clusters)
             changes.put(f"obs/{keys.confidence}", confidence)
             if says_unlike:
                 changes.put(f"obs/{keys.unlike}", unlike)
             changes.put(f"uns/{keys.uns}", record)
+
+
+def _complete(adata: AnnData, key: str) -> pd.Series:
+    """A sensitive attribute of every cell."""
+    column = obs_column(adata, key, "sensitive_key")
+    if n_missing := int(column.isna().sum()):
+        msg = f"sensitive_key={key!r} has {n_missing} missing values. Drop these cells, or name their group."
+        raise ValueError(msg)
+    return column
+
+
+def _by_attribute(columns: list[pd.Series], keys: list[str], model: FCMI) -> dict[str, pd.Series] | None:
+    """Columns by the attributes of the model, in their order; nothing for a network that places cells without."""
+    factors = model.groups_.factors
+    if isinstance(model.state_, PublishedFit):
+        return None
+    if len(columns) != len(factors):
+        fitted = [factor.name for factor in factors]
+        msg = f"sensitive_key={keys} names {len(keys)} columns, but the model was fitted with {len(factors)}: {fitted}."
+        raise ValueError(msg)
+    return {factor.name: column for factor, column in zip(factors, columns, strict=True)}
 
 
 def store_run(

@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.exceptions import NotFittedError
 
+from scfcmi.front import Front
 from scfcmi.model import FCMI
-from scfcmi.source import Front
+from scfcmi.published import NetworkOptions
 
 
 def cells() -> tuple[np.ndarray, np.ndarray]:
@@ -20,8 +22,9 @@ def cells() -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.fixture(scope="module", params=["default", "paper"])
 def model(request: pytest.FixtureRequest) -> FCMI:
-    schedule = {"max_epochs": 60} if request.param == "default" else {"max_epochs": 25, "batch_size": 32}
-    return FCMI(3, preset=request.param, **schedule, progress_bar=False, device="cpu").fit(*cells())
+    options = NetworkOptions(hidden=(64, 32), max_epochs=60, warmup_epochs=10, batch_size=32, learning_rate=3e-3)
+    network = None if request.param == "default" else options
+    return FCMI(3, preset=request.param, network=network, progress_bar=False, device="cpu").fit(*cells())
 
 
 def test_own_branch_comes_close(model: FCMI) -> None:
@@ -33,7 +36,7 @@ def test_own_branch_comes_close(model: FCMI) -> None:
 
 def test_group_is_a_counterfactual() -> None:
     x, groups = cells()
-    model = FCMI(3, max_epochs=60, progress_bar=False, device="cpu").fit(x, groups)
+    model = FCMI(3, progress_bar=False, device="cpu").fit(x, groups)
     h = model.transform(x)
     one, two = model.decode(h, "a"), model.decode(h, "b")
     assert np.abs(one - two).max() > 0
@@ -56,7 +59,7 @@ def test_refused(model: FCMI, arguments: dict[str, Any], match: str) -> None:
 
 
 def test_unfitted() -> None:
-    with pytest.raises(RuntimeError, match="not fitted"):
+    with pytest.raises(NotFittedError, match="not fitted"):
         FCMI(3).decode(np.zeros((1, 2)), "a")
 
 

@@ -16,9 +16,9 @@ from scipy import sparse
 
 from scfcmi.source import MatrixSource
 from scfcmi.source._storage import Storage
-from scfcmi.tl import diagnose, evaluate, fair_cluster
+from scfcmi.tl import evaluate, fair_cluster
 
-QUICK: dict[str, Any] = {"max_epochs": 10, "progress_bar": False, "device": "cpu"}
+QUICK: dict[str, Any] = {"progress_bar": False, "device": "cpu"}
 pytestmark = pytest.mark.filterwarnings("default")
 
 
@@ -71,7 +71,8 @@ def test_same_as_in_memory(
     pd.testing.assert_series_equal(found.obs["fair_cluster"], want.obs["fair_cluster"], check_names=False)
     for key in ("X_fair_cluster", "fair_cluster_proba"):
         np.testing.assert_allclose(found.obsm[key], want.obsm[key], atol=1e-5)
-    np.testing.assert_array_equal(found.obs["fair_cluster_confidence"], found.obsm["fair_cluster_proba"].max(axis=1))
+    own = found.obsm["fair_cluster_proba"][np.arange(300), found.obs["fair_cluster"].astype(int)]
+    np.testing.assert_array_equal(found.obs["fair_cluster_confidence"], own)
     assert found.uns["fair_cluster"]["metrics"] == pytest.approx(want.uns["fair_cluster"]["metrics"])
     assert type(opened.X) is not sparse.csr_matrix
 
@@ -85,7 +86,6 @@ def test_lazy_again_and_scored(atlas: AnnData, tmp_path: Path, closing: ExitStac
     fair_cluster(atlas, "tech", 3, **QUICK)
     a, b = (evaluate(x, "fair_cluster", "tech", label_key="cell_type").summary for x in (opened, atlas))
     pd.testing.assert_frame_equal(a, b)
-    pd.testing.assert_frame_equal(diagnose(opened, sensitive_key="tech").clusters, diagnose(atlas).clusters)
 
 
 def test_lazy_copy_leaves_the_original(atlas: AnnData, tmp_path: Path, closing: ExitStack) -> None:
@@ -100,9 +100,10 @@ def test_a_view_of_backed_data_is_refused_at_once(atlas: AnnData, tmp_path: Path
         fair_cluster(view, "tech", 3, **QUICK)
 
 
-def test_two_passes_over_the_file(
+def test_few_passes_over_the_file(
     atlas: AnnData, tmp_path: Path, closing: ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Rows are read in strips, and the number of times that all are read does not grow with what is found in them."""
     read: list[tuple[int, int]] = []
 
     def counted(self: Storage, first: int, last: int, original: Any = Storage.read) -> Any:
@@ -113,10 +114,10 @@ def test_two_passes_over_the_file(
     monkeypatch.setattr(MatrixSource, "chunk_size", 64)
     opened = backed(atlas, tmp_path, closing)
     monkeypatch.setattr(Storage, "read", counted)
-    monkeypatch.setattr(Storage, "pick", lambda *_: pytest.fail("rows were read one by one"))
     fair_cluster(opened, "tech", **QUICK)
     walk = [(0, 64), (64, 128), (128, 192), (192, 256), (256, 300)]
-    assert read == 2 * walk
+    assert set(read) <= set(walk), "rows were read one by one"
+    assert len(read) <= 4 * len(walk)
 
 
 @pytest.mark.parametrize(

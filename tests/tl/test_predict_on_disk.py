@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import anndata as ad
@@ -16,10 +15,11 @@ from scipy import sparse
 
 import scfcmi as sf
 from scfcmi.model import FCMI
+from scfcmi.published import NetworkOptions
 from scfcmi.source import MatrixSource
 from scfcmi.source._store import Changes, leave_on_disk, open_store
 
-QUICK: dict[str, Any] = {"max_epochs": 5, "progress_bar": False, "device": "cpu"}
+QUICK: dict[str, Any] = {"progress_bar": False, "device": "cpu"}
 pytestmark = pytest.mark.filterwarnings("default")
 
 
@@ -44,13 +44,25 @@ def read(path: Path) -> AnnData:
 
 def assert_equal(a: AnnData, b: AnnData) -> None:
     """Everything in two objects that were read from files."""
-    pd.testing.assert_frame_equal(a.obs, b.obs)
+    pd.testing.assert_frame_equal(a.obs, b.obs, atol=1e-5)
     pd.testing.assert_frame_equal(a.var, b.var)
     assert set(a.obsm) == set(b.obsm) and set(a.uns) == set(b.uns) and set(a.layers) == set(b.layers)
     for key in a.obsm:
-        np.testing.assert_allclose(a.obsm[key], b.obsm[key], atol=1e-6)
-    assert str(a.uns) == str(b.uns)
+        one, other = (m.toarray() if sparse.issparse(m) else m for m in (a.obsm[key], b.obsm[key]))
+        np.testing.assert_allclose(one, other, atol=1e-5)
+    assert_same_record(a.uns, b.uns)
     assert (a.X != b.X).nnz == 0
+
+
+def assert_same_record(a: Any, b: Any) -> None:
+    if isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for key in a:
+            assert_same_record(a[key], b[key])
+    elif isinstance(a, np.ndarray) and a.dtype.kind in "biuf":
+        np.testing.assert_allclose(a, b, atol=1e-6)
+    else:
+        assert str(a) == str(b)
 
 
 @pytest.fixture
@@ -84,6 +96,70 @@ def test_genes_are_found_by_name(adata: AnnData, model: FCMI, tmp_path: Path, su
     assert "metrics" not in found.uns["again"]
 
 
+def test_cells_are_placed_as_cells_of_their_groups(adata: AnnData, model: FCMI, tmp_path: Path, suffix: str) -> None:
+    adata.obs["plate"] = adata.obs["tech"].astype(object)
+    path = write(adata, tmp_path / f"a.{suffix}")
+    for given, groups in (({}, None), ({"sensitive_key": "plate"}, adata.obs["tech"])):
+        sf.tl.predict_on_disk(path, model, **given)
+        want, found = model.assign(adata.X, groups), read(path)
+        np.testing.assert_allclose(found.obsm["X_fair_cluster"], want.embedding, atol=1e-5)
+        assert found.obs["fair_cluster"].astype(int).tolist() == want.labels.tolist()
+        assert found.obs["fair_cluster_unlike"].tolist() == want.unlike.tolist()
+        assert abs(found.obsm["fair_cluster_leaves"] - want.leaves).max() < 1e-5
+        np.testing.assert_array_equal(found.obs["fair_cluster_confidence"], want.confidence)
+
+
+def test_cells_of_one_group_have_no_scores(adata: AnnData, model: FCMI, tmp_path: Path) -> None:
+    path = write(adata[adata.obs["tech"] == "tech1"].copy(), tmp_path / "a.h5ad")
+    sf.tl.predict_on_disk(path, model, sensitive_key="tech")
+    found = read(path)
+    assert found.obs["fair_cluster"].astype(int).tolist() == model.predict(found.X, found.obs["tech"]).tolist()
+    assert "metrics" not in found.uns["fair_cluster"]
+
+
+def test_several_attributes_and_numbers(adata: AnnData, tmp_path: Path) -> None:
+    adata.obs["donor"] = np.array(["u", "v", "w"])[np.arange(300) // 6 % 3]
+    adata.obs["depth"] = np.arange(300.0)[np.random.default_rng(0).permutation(300)]
+    keys = {"sensitive_key": ["tech", "donor"], "continuous_keys": "depth"}
+    path = write(adata, tmp_path / "a.h5ad")
+    model = sf.tl.fair_cluster(adata, n_clusters=3, return_model=True, **keys, **QUICK)
+    sf.tl.predict_on_disk(path, model, **keys)
+    found = read(path)
+    np.testing.assert_allclose(found.obsm["X_fair_cluster"], adata.obsm["X_fair_cluster"], atol=1e-4)
+    assert set(found.uns["fair_cluster"]["metrics_by_attribute"]) == {"tech", "donor", "depth"}
+    with pytest.raises(ValueError, match="names 1 columns, but the model was fitted with 2"):
+        sf.tl.predict_on_disk(path, model, sensitive_key="tech")
+    found.obs["other"] = found.obs["depth"]
+    write(found, path)
+    with pytest.raises(ValueError, match=r"continuous lacks \['depth'\]"):
+        sf.tl.predict_on_disk(path, model, sensitive_key=["tech", "donor"], continuous_keys="other")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [(["other"] * 300, r"values that the model was not fitted with: \['other'\]"), ([None] + ["tech0"] * 299, "1 missing")],
+)
+def test_groups_that_are_not_those_of_the_fit(
+    values: list[str | None], message: str, adata: AnnData, model: FCMI, tmp_path: Path
+) -> None:
+    adata.obs["tech"] = pd.Categorical(values)
+    path = write(adata, tmp_path / "a.h5ad")
+    before = contents(path)
+    with pytest.raises(ValueError, match=message):
+        sf.tl.predict_on_disk(path, model, sensitive_key="tech")
+    assert contents(path) == before
+
+
+def test_published_network_needs_no_groups(adata: AnnData, tmp_path: Path) -> None:
+    network = NetworkOptions(hidden=(16, 8), max_epochs=2, warmup_epochs=1, batch_size=100)
+    path = write(adata, tmp_path / "a.h5ad")
+    model = sf.tl.fair_cluster(adata, "tech", 3, preset="paper", network=network, return_model=True, **QUICK)
+    sf.tl.predict_on_disk(path, model, sensitive_key="tech")
+    found = read(path)
+    np.testing.assert_allclose(found.obsm["X_fair_cluster"], adata.obsm["X_fair_cluster"], atol=1e-6)
+    assert not {"fair_cluster_leaves", "fair_cluster_unlike"} & {*found.obs, *found.obsm}
+
+
 def test_representation_and_layer(adata: AnnData, tmp_path: Path, suffix: str) -> None:
     adata.obsm["X_some"] = np.random.default_rng(0).normal(size=(300, 6)) + 4 * np.eye(6)[np.arange(300) % 3]
     adata.layers["logged"] = adata.X.copy()
@@ -91,7 +167,7 @@ def test_representation_and_layer(adata: AnnData, tmp_path: Path, suffix: str) -
     path = write(adata, tmp_path / f"a.{suffix}")
     for given in ({"use_rep": "X_some"}, {"layer": "logged"}):
         model = sf.tl.fair_cluster(adata, "tech", 3, return_model=True, **given, **QUICK)
-        sf.tl.predict_on_disk(path, model, **given)
+        sf.tl.predict_on_disk(path, model, sensitive_key="tech", **given)
         assert read(path).obs["fair_cluster"].tolist() == adata.obs["fair_cluster"].tolist()
 
 
@@ -108,32 +184,10 @@ def test_what_an_earlier_run_left_goes(adata: AnnData, model: FCMI, tmp_path: Pa
     path = write(adata, tmp_path / f"a.{suffix}")
     sf.tl.predict_on_disk(path, model)
     found = read(path)
-    assert set(found.obs) == {"tech", "cell_type", "fair_cluster", "fair_cluster_confidence"}
-    assert set(found.obsm) == {"X_fair_cluster", "fair_cluster_proba"}
+    assert set(found.obs) == {"tech", "cell_type", *(f"fair_cluster{s}" for s in ("", "_confidence", "_unlike"))}
+    assert set(found.obsm) == {"X_fair_cluster", "fair_cluster_proba", "fair_cluster_leaves"}
     assert set(found.uns) == {"fair_cluster"} and "corrected" not in found.uns["fair_cluster"]
     assert set(found.layers) == {"counts"}
-
-
-def test_leaves_and_unlike_cells(
-    adata: AnnData, model: FCMI, tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What a model says about the leaves of its tree, and about cells unlike all others, is written as it comes."""
-    path = write(adata, tmp_path / f"a.{suffix}")
-    leaves = sparse.random(300, 9, 0.3, format="csr", dtype=np.float32, random_state=0)
-    unlike = np.arange(300) % 50 == 0
-    walk = FCMI.assign_chunks
-
-    def more(self: FCMI, X: Any) -> Any:
-        for rows, part in walk(self, X):
-            yield rows, SimpleNamespace(**vars(part), leaves=leaves[rows], unlike=unlike[rows])
-
-    monkeypatch.setattr(MatrixSource, "chunk_size", 64)
-    monkeypatch.setattr(FCMI, "assign_chunks", more)
-    for _ in range(2):
-        sf.tl.predict_on_disk(path, model)
-        found = read(path)
-        assert (found.obsm["fair_cluster_leaves"] != leaves).nnz == 0
-        assert found.obs["fair_cluster_unlike"].tolist() == unlike.tolist()
 
 
 def spoil_value(adata: AnnData, _: pytest.MonkeyPatch) -> None:
