@@ -20,17 +20,19 @@ from ._adata import check_adata, obs_column, obs_groups, storable_keys, writable
 
 # A group is missing from a cluster if it has less than this share of the cells that its size lets one expect, and less
 # than chance explains: the probability of so few, times the number of pairs of a cluster and a group, is below ALPHA.
-ABSENT, ALPHA = 0.3, 0.05
+ABSENT, ALPHA = 0.15, 0.05
 # Fewer cells of a group than this are not judged.
 MIN_CELLS = 5
 # A group overlaps the others in a cluster if at least this share of two normal distributions would be in common.
 OVERLAP = 0.2
+# Two clusters are close if they overlap by at least this share: what a group lacks in one may be in the other.
+CLOSE = 0.02
 # A group was forced into a cluster if it had to be moved there, on top of its common shift, by so many standard
 # deviations of what groups are moved by in this data set.
-FORCED = 4.0
-# Two clusters are halves of one if the largest group of the first is hardly in the second, and together they hold about
-# as many cells of the missing group as expected.
-MOSTLY, COMPLETE = 0.7, 0.5
+FORCED = 2.0
+# Two clusters are halves of one if each lacks a group of the other, and together they hold at least this share of the
+# cells expected.
+COMPLETE = 0.5
 # Rounds in which the common shifts of groups are found.
 ROUNDS = 10
 MAX_LISTED = 4
@@ -80,7 +82,7 @@ def diagnose(
       expected);
     * `"forced"`: it has cells in the cluster, but apart from those of the others, or only because it was moved much
       farther than groups are moved elsewhere: over-correction;
-    * `"absent"`: less than 30 % of the cells are there that its size lets one expect, fewer than chance explains, and
+    * `"absent"`: less than 15 % of the cells are there that its size lets one expect, fewer than chance explains, and
       they are not in another cluster instead, so that the cluster is specific to the other groups;
     * `"split"`: as few, but the cells that are missing are in the nearest cluster, where the groups of this one are
       missing in turn: under-correction;
@@ -177,6 +179,7 @@ class _Evidence(NamedTuple):
     by_pair: NDArray[np.float64]  # overlap with each other group: cluster × group × group
     deviation: NDArray[np.float64]
     nearest: NDArray[np.int64]  # cluster that a cluster is nearest to; −1 without positions
+    close: NDArray[np.bool_]  # whether two clusters overlap: cluster × cluster
 
     @classmethod
     def collect(
@@ -194,13 +197,13 @@ class _Evidence(NamedTuple):
         shape = n_cells.shape
         deviation = np.full(shape, np.nan) if deviation is None else deviation
         supported, by_pair = np.full(shape, np.nan), np.full((*shape, shape[1]), np.nan)
-        nearest = np.full(shape[0], -1)
+        nearest, close = np.full(shape[0], -1), np.zeros((shape[0], shape[0]), bool)
         if source is not None:
             positions = _Positions.collect(clusters, groups, source)
             supported, by_pair = positions.overlaps(registered=registered)
             supported[deviation > FORCED] = 0
-            nearest = positions.nearest(registered=registered)
-        return cls(n_cells, expected, supported, by_pair, deviation, nearest)
+            nearest, close = positions.between_clusters(registered=registered)
+        return cls(n_cells, expected, supported, by_pair, deviation, nearest, close)
 
     def missing(self) -> NDArray[np.bool_]:
         """Groups that have much fewer cells in a cluster than expected."""
@@ -210,12 +213,16 @@ class _Evidence(NamedTuple):
     def counterpart(self, cluster: int, group: int) -> int | None:
         """Cluster that holds what this one lacks of a group, if it lacks in turn what this one has."""
         other = int(self.nearest[cluster])
-        if other < 0 or self.nearest[other] != cluster:
+        if other < 0 or not self.close[cluster, other]:
             return None
         both, largest = [cluster, other], int(self.n_cells[cluster].argmax())
-        share = self.n_cells[cluster, largest] / self.n_cells[both, largest].sum()
         complete = self.n_cells[both, group].sum() / self.expected[both, group].sum()
-        return other if share >= MOSTLY and complete >= COMPLETE else None
+        return other if self.missing()[other, largest] and complete >= COMPLETE else None
+
+    def elsewhere(self, cluster: int, group: int) -> bool:
+        """Whether the group has its share of a cluster and of those that are not apart from it, taken together."""
+        close = [cluster, *np.flatnonzero(self.close[cluster])]
+        return self.n_cells[close, group].sum() >= ABSENT * self.expected[close, group].sum()
 
 
 class _Positions(NamedTuple):
@@ -290,16 +297,21 @@ class _Positions(NamedTuple):
         found = 2 * norm.sf(distance / (2 * np.sqrt(np.maximum(along, 1e-12))))
         return np.where((here > 0) & (there > 0), found, np.nan)
 
-    def nearest(self, *, registered: bool) -> NDArray[np.int64]:
-        """Cluster that each is nearest to."""
-        if len(self.mean) < 2:
-            return np.full(len(self.mean), -1)
+    def between_clusters(self, *, registered: bool) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Cluster that each is nearest to, −1 if there is no other, and which clusters overlap."""
+        n = len(self.mean)
+        size = self.count.sum(axis=1)
         mean = self.aligned(registered=registered)
-        centre = (self.count[..., None] * mean).sum(axis=1) / np.maximum(self.count.sum(axis=1), 1)[:, None]
-        norms = np.square(centre).sum(axis=1)
-        squared = norms[:, None] + norms[None] - 2 * centre @ centre.T
+        centre = (self.count[..., None] * mean).sum(axis=1) / np.maximum(size, 1)[:, None]
+        difference = centre[:, None] - centre[None]
+        squared = np.square(difference).sum(axis=2)
+        along = ((difference @ self.covariance) * difference).sum(axis=2) / np.maximum(squared, 1e-12)
+        # Two normal distributions are told apart where they are equally likely, at a distance in widths of both.
+        widths = np.sqrt(np.maximum(along, 1e-12))
+        close = 2 * norm.sf(np.sqrt(squared) / (widths + widths.T)) >= CLOSE
+        np.fill_diagonal(close, False)
         np.fill_diagonal(squared, np.inf)
-        return squared.argmin(axis=1)
+        return (squared.argmin(axis=1) if n > 1 else np.full(n, -1)), close
 
 
 def _report(found: _Evidence, names: list[str], levels: list[str]) -> tuple[Diagnosis, dict[str, Any]]:
@@ -314,8 +326,10 @@ def _report(found: _Evidence, names: list[str], levels: list[str]) -> tuple[Diag
                 continue
             if missing[k, b]:
                 other = found.counterpart(k, b)
-                status[k, b] = "absent" if other is None else "split"
-                counterpart[k, b] = "" if other is None else names[other]
+                if other is not None:
+                    status[k, b], counterpart[k, b] = "split", names[other]
+                elif not found.elsewhere(k, b):
+                    status[k, b] = "absent"
             elif found.n_cells[k, b] >= MIN_CELLS:
                 status[k, b] = "forced" if found.supported[k, b] < OVERLAP else "shared"
         status[k, largest[k]] = "shared" if "shared" in status[k] else "own"
