@@ -14,7 +14,7 @@ DEFAULT_KEY = "fair_cluster"
 # Column of `var` with the genes to use, if there is one.
 DEFAULT_MASK = "highly_variable"
 # Entries of `uns[key]`.
-TREE, CORRECTED = "tree", "corrected"
+TREE, CORRECTED, MAPPING = "tree", "corrected", "mapping"
 
 # What AnnData and zarr call things of their own, in the place where ours would be.
 RESERVED = frozenset({"_index", "zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata"})
@@ -120,6 +120,10 @@ class Keys:
     def distance(self) -> str:
         """Column of `obs` with the distance of mapped cells to the reference."""
         return f"{self.key_added}_distance"
+
+    def transferred(self, column: str) -> tuple[str, str]:
+        """Columns of `obs` with labels that were transferred from a reference, and their probability."""
+        return f"{self.key_added}_{column}", f"{self.key_added}_{column}_confidence"
 
     @property
     def umap(self) -> str:

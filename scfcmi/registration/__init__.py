@@ -4,6 +4,7 @@ from ._design import Design
 from ._fit import Registration, n_components, register, registered, registered_without_group
 from ._mixture import Coefficients, Mixture, Prior, e_step, free_energy, m_step, responsibilities
 from ._positions import Positions
+from ._query import expected_moves, with_group
 
 __all__ = [
     "Coefficients",
@@ -13,6 +14,7 @@ __all__ = [
     "Prior",
     "Registration",
     "e_step",
+    "expected_moves",
     "free_energy",
     "m_step",
     "n_components",
@@ -20,4 +22,5 @@ __all__ = [
     "registered",
     "registered_without_group",
     "responsibilities",
+    "with_group",
 ]

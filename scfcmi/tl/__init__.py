@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from ._evaluate import evaluate as evaluate
     from ._fair_cluster import fair_cluster as fair_cluster
     from ._map_query import map_query as map_query
+    from ._markers import markers as markers
+    from ._match import match as match
     from ._predict_on_disk import predict_on_disk as predict_on_disk
     from ._recut import recut as recut
     from ._tradeoff import tradeoff as tradeoff
@@ -26,6 +28,8 @@ _MODULE_OF = {
     "evaluate": "_evaluate",
     "fair_cluster": "_fair_cluster",
     "map_query": "_map_query",
+    "markers": "_markers",
+    "match": "_match",
     "predict_on_disk": "_predict_on_disk",
     "recut": "_recut",
     "tradeoff": "_tradeoff",

@@ -10,7 +10,7 @@ import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from scfcmi._keys import CORRECTED, Keys
+from scfcmi._keys import CORRECTED, MAPPING, Keys
 from scfcmi.model import FCMI
 from scfcmi.source import Continuous, Groups, combine_groups, read_continuous, read_groups
 
@@ -109,11 +109,10 @@ def model_embedding(adata: AnnData, keys: Keys, model: Any) -> NDArray[np.float3
         )
         raise KeyError(msg)
     embedding = np.asarray(adata.obsm[keys.embedding], np.float32)
-    n_latent = int(model.net_.centres.shape[1])
-    if embedding.ndim != 2 or embedding.shape[1] != n_latent or not np.isfinite(embedding).all():
+    if embedding.ndim != 2 or embedding.shape[1] != model.n_dims_ or not np.isfinite(embedding).all():
         msg = (
             f"adata.obsm[{keys.embedding!r}] with shape {embedding.shape} is not an embedding by this model, "
-            f"which has {n_latent} dimensions and no missing values."
+            f"which has {model.n_dims_} dimensions and no missing values."
         )
         raise ValueError(msg)
     return embedding
@@ -152,12 +151,18 @@ def drop_results(adata: AnnData, names: Mapping[str, Iterable[str]]) -> None:
 
 
 def stale_results(keys: Keys, uns: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
-    """All that belongs to the run of this name, also where the user has chosen the name of a layer."""
+    """All that belongs to the run of this name, also layers and columns whose names the user chose."""
     record = uns.get(keys.uns)
-    corrected = record.get(CORRECTED) if isinstance(record, Mapping) else None
-    layer = corrected.get("layer_added") if isinstance(corrected, Mapping) else None
     names = keys.of_a_run
-    return names | {"layers": (*names["layers"], layer)} if isinstance(layer, str) else names
+    if not isinstance(record, Mapping):
+        return names
+    corrected, mapping = record.get(CORRECTED), record.get(MAPPING)
+    layer = corrected.get("layer_added") if isinstance(corrected, Mapping) else None
+    if isinstance(layer, str):
+        names = names | {"layers": (*names["layers"], layer)}
+    transferred = mapping.get("transferred", ()) if isinstance(mapping, Mapping) else ()
+    columns = [name for column in transferred for name in keys.transferred(str(column))]
+    return names | {"obs": (*names["obs"], *columns)}
 
 
 def _drop_columns(adata: AnnData, names: Iterable[str]) -> None:

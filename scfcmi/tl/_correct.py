@@ -11,17 +11,19 @@ import scipy.sparse as sp
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from scfcmi._keys import DEFAULT_KEY, Keys
-from scfcmi.model import FCMI
-from scfcmi.source import Groups, MatrixSource, select_source
-from scfcmi.source._matrix import dense
+from scfcmi._keys import CORRECTED, DEFAULT_KEY, Keys, checked_name
+from scfcmi._numbers import check_real
+from scfcmi.model._state import best_leaf
+from scfcmi.source import Groups, MatrixSource, dense, normalise_rows, select_source
 
-from ._adata import check_adata, model_embedding, obs_groups, storable_keys, writable
+from ._adata import check_adata, obs_groups, storable_keys, writable
 
 # Cells of a group in a place at which its own deviation there counts half, next to that of the group as a whole.
 PRIOR_CELLS = 5.0
 MEAN = "mean"
-# Numbers per gene and group and small cluster that are held at once.
+# No logarithm of normalised counts is larger.
+MOST = 1e3
+# Numbers per gene and group and leaf that are held at once.
 EFFECTS = 2**24
 
 
@@ -29,7 +31,6 @@ def correct(
     adata: AnnData,
     key: str = DEFAULT_KEY,
     *,
-    model: FCMI,
     sensitive_key: str | Sequence[str] | None = None,
     reference: str = MEAN,
     layer: str | None = None,
@@ -39,27 +40,25 @@ def correct(
 ) -> AnnData | None:
     """Take the technical effect out of the expression of every gene.
 
-    The small clusters of the model say which cells of different groups are alike. For every gene, the effect of a group
-    is estimated as what its cells have more or less than like cells of the other groups: one shift for the group, and a
-    deviation from it in each small cluster, shrunken where there are few cells. A cell is then moved by the difference
-    between the effect of the reference and that of its own group, at its place in the embedding. It keeps what makes it
-    differ from the cells around it, and a cluster that only one group has keeps what makes it differ from other
-    clusters. Where the expected expression falls, values are multiplied, so that zeros stay zeros; where it rises, the
-    difference is added.
+    The leaves of the tree, small clusters of registered cells, say which cells of different groups are alike. For every
+    gene, the effect of a group is estimated as what its cells have more or less than like cells of the other groups: one
+    shift for the group, and a deviation from it in each leaf, shrunken where there are few cells. A cell is then moved by
+    the difference between the effect of the reference and that of its own group, weighted by its probabilities of
+    leaves. It keeps what makes it differ from the cells around it, and a cluster that only one group has keeps what makes
+    it differ from other clusters. Where the expected expression falls, values are multiplied, so that zeros stay zeros;
+    where it rises, the difference is added.
 
     The effect comes from gene expression itself and not from :meth:`scfcmi.model.FCMI.decode`, which sees the few
     directions along which cells *within* groups differ, and so only a part of what groups differ in. Corrected values
     are for figures and for looking at genes; test for differential expression on uncorrected values, with the group as
-    a covariate.
+    a covariate, or with :func:`scfcmi.tl.markers`.
 
     Parameters
     ----------
     adata
         Annotated data that :func:`scfcmi.tl.fair_cluster` or :func:`scfcmi.tl.map_query` wrote to.
     key
-        Name under which it wrote.
-    model
-        The fitted model, from `return_model=True` or :meth:`scfcmi.model.FCMI.load`.
+        Name under which it wrote. Where it wrote no leaves, as with the published network, clusters stand for them.
     sensitive_key
         Column of `obs` with the groups, or several whose combinations are; that of the clustering when absent.
     reference
@@ -80,17 +79,17 @@ def correct(
     `adata.layers[layer_added]` : :class:`numpy.ndarray`, or :class:`scipy.sparse.csr_matrix` (dtype `float32`)
         Corrected expression of all genes in the units of the input, not negative.
     `adata.uns[key]["corrected"]` : :class:`dict`
-        `layer_added`, `reference`, `sensitive_key`, and `variance`: the share of variance within small clusters that
+        `layer_added`, `reference`, `sensitive_key`, and `variance`: the share of variance within leaves that
         groups explained before and explain after, corrected for chance.
 
     Raises
     ------
     KeyError
-        If a column, layer or the embedding does not exist.
+        If a column, a layer or the results of the run do not exist.
     TypeError
-        If `adata` or `model` is of another type.
+        If `adata` or an argument is of another type.
     ValueError
-        If the embedding is not of this model, or `reference` is not a group.
+        If `reference` is not a group, or an argument is out of range.
 
     Examples
     --------
@@ -98,14 +97,14 @@ def correct(
     >>> adata = sf.datasets.simulated_atlas(n_cells=300, n_genes=200, random_state=0)
     >>> sc.pp.normalize_total(adata, target_sum=1e4)
     >>> sc.pp.log1p(adata)
-    >>> model = sf.tl.fair_cluster(adata, "tech", 4, max_epochs=5, progress_bar=False, return_model=True)
-    >>> sf.tl.correct(adata, model=model)
+    >>> sf.tl.fair_cluster(adata, "tech", 4, progress_bar=False)
+    >>> sf.tl.correct(adata)
     >>> adata.layers["fair_cluster_corrected"].shape
     (300, 200)
     """
-    keys = Keys(key)
+    keys = Keys(checked_name(key, "key"))
     check_adata(adata, copy=copy)
-    embedding = model_embedding(adata, keys, model)
+    proba = _proba(adata, keys)
     params = adata.uns.get(keys.uns, {}).get("params", {})
     sensitive_key = sensitive_key if sensitive_key is not None else params.get("sensitive_key")
     if sensitive_key is None:
@@ -113,64 +112,64 @@ def correct(
         raise ValueError(msg)
     groups = obs_groups(adata, sensitive_key)
     weights = _weights(reference, groups)
-    layer_added = keys.corrected if layer_added is None else layer_added
+    layer_added = keys.corrected if layer_added is None else checked_name(layer_added, "layer_added")
     layer = layer if layer is not None else params.get("layer")
     if layer_added == layer:
         msg = f"layer_added={layer_added!r} would overwrite the layer that is corrected. Choose another name."
         raise ValueError(msg)
-    if sparse_threshold is not None and not 0 <= sparse_threshold < np.inf:
-        msg = f"sparse_threshold={sparse_threshold} must be a number from 0."
-        raise ValueError(msg)
+    if sparse_threshold is not None:
+        check_real(sparse_threshold, "sparse_threshold", 0, MOST)
     source, _ = select_source(adata, layer=layer, mask_var=None)
-    proba = model._fine_proba(embedding).cpu().numpy()
     # All genes of few groups at once, or as many at a time as fit.
     width = max(1, EFFECTS // (groups.n * proba.shape[1]))
-    corrected = [
-        _correct_genes(
-            source.restricted(np.arange(first, min(first + width, source.shape[1]))),
-            proba,
-            groups,
-            weights,
-            sparse_threshold,
-        )
-        for first in range(0, source.shape[1], width)
-    ]
-    before, after, total = (sum(part[i] for part in corrected) for i in (1, 2, 3))
-    values = [part[0] for part in corrected]
+    full = np.empty(source.shape, np.float32) if sparse_threshold is None else None
+    thin, sums = [], np.zeros(3)
+    for first in range(0, source.shape[1], width):
+        genes = np.arange(first, min(first + width, source.shape[1]))
+        part = source.restricted(genes)
+        effects, before = _effects(part, proba, groups)
+        after = _Scatter(*before.count.shape, len(genes))
+        labels, parts = best_leaf(proba), []
+        for rows, block in part.chunks():
+            moved = effects.apply(dense(block), proba[rows].toarray(), groups.codes[rows], weights)
+            after.add(moved, groups.codes[rows], labels[rows])
+            if full is not None:
+                full[rows, genes[0] : genes[-1] + 1] = moved
+            else:
+                parts.append(sp.csr_matrix(np.where(moved < sparse_threshold, 0, moved)))
+        thin += [sp.vstack(parts, format="csr")] if parts else []
+        sums += before.between(), after.between(), before.within()
+    before_and_after = np.maximum(sums[:2] / max(sums[2], 1e-12), 0)
     target = writable(adata, copy=copy)
-    target.layers[layer_added] = np.hstack(values) if sparse_threshold is None else sp.hstack(values, format="csr")
+    target.layers[layer_added] = sp.hstack(thin, format="csr") if full is None else full
     record = {
         "layer_added": layer_added,
         "reference": reference,
         "sensitive_key": storable_keys(sensitive_key),
-        "variance": {name: max(0.0, part / max(total, 1e-12)) for name, part in (("before", before), ("after", after))},
+        "variance": dict(zip(("before", "after"), before_and_after.tolist(), strict=True)),
     }
-    target.uns[keys.uns] = {**target.uns.get(keys.uns, {}), "corrected": record}
+    target.uns[keys.uns] = {**target.uns.get(keys.uns, {}), CORRECTED: record}
     return target if copy else None
 
 
-def _correct_genes(
-    source: MatrixSource,
-    proba: NDArray[np.float32],
-    groups: Groups,
-    weights: NDArray[np.float32],
-    sparse_threshold: float | None,
-) -> tuple[Any, float, float, float]:
-    """Correct some genes; also returns the variance that groups explain before and after, and all there was before."""
-    effects, before = _effects(source, proba, groups)
-    after = _Scatter(*before.count.shape, source.shape[1])
-    labels = proba.argmax(1)
-    parts = []
-    for rows, block in source.chunks():
-        moved = effects.apply(dense(block), proba[rows], groups.codes[rows], weights)
-        after.add(moved, groups.codes[rows], labels[rows])
-        parts.append(moved if sparse_threshold is None else sp.csr_matrix(np.where(moved < sparse_threshold, 0, moved)))
-    values = np.concatenate(parts) if sparse_threshold is None else sp.vstack(parts, format="csr")
-    return values, before.between(), after.between(), before.within()
+def _proba(adata: AnnData, keys: Keys) -> sp.csr_matrix:
+    """p(leaf | cell), or p(cluster | cell) where there are no leaves; columns that no cell has are left out."""
+    name = keys.leaves if keys.leaves in adata.obsm else keys.proba
+    if name not in adata.obsm:
+        msg = (
+            f"adata.obsm has no {name!r}. Run `scfcmi.tl.fair_cluster` or `scfcmi.tl.map_query` "
+            f"with key_added={keys.key_added!r} first."
+        )
+        raise KeyError(msg)
+    proba = sp.csr_matrix(adata.obsm[name], dtype=np.float32)
+    if not np.isfinite(proba.data).all() or (np.asarray(proba.sum(axis=1)).ravel() <= 0).any():
+        msg = f"adata.obsm[{name!r}] has cells without probabilities: it is not what the run wrote. Cluster again."
+        raise ValueError(msg)
+    return normalise_rows(proba[:, np.unique(best_leaf(proba))])
 
 
 class _Scatter:
-    """Sums per group and small cluster, for all genes."""
+    """Sums per group and leaf, for all genes."""
 
     def __init__(self, n_groups: int, n_fine: int, n_genes: int) -> None:
         self.count = np.zeros((n_groups, n_fine))
@@ -188,12 +187,12 @@ class _Scatter:
 
     @property
     def mean(self) -> NDArray[np.float64]:
-        """Mean per group and small cluster, shape (n_groups, n_fine, n_genes)."""
+        """Mean per group and leaf, shape (n_groups, n_fine, n_genes)."""
         mean = self.sum / np.maximum(self.count.ravel(), 1)[:, None]
         return mean.reshape(*self.count.shape, -1)
 
     def within(self) -> float:
-        """Sum of squares within small clusters."""
+        """Sum of squares within leaves."""
         return float((self.squares - self._of_clusters()).sum())
 
     def between(self) -> float:
@@ -219,7 +218,7 @@ class _Effects:
     Parameters
     ----------
     profile
-        Mean of the small clusters, had they been measured by the average group, shape (n_fine, n_genes).
+        Mean of the leaves, had they been measured by the average group, shape (n_fine, n_genes).
     effect
         What each group adds in each of them, shape (n_groups, n_fine, n_genes).
     """
@@ -245,15 +244,15 @@ class _Effects:
         return np.where(falls, block * (wanted / np.where(falls, own, 1)), block + (wanted - own)).astype(np.float32)
 
 
-def _effects(source: MatrixSource, proba: NDArray[np.float32], groups: Groups) -> tuple[_Effects, _Scatter]:
-    """Fit group effects per gene: additive over groups and small clusters, with shrunken deviations."""
-    labels = proba.argmax(1)
+def _effects(source: MatrixSource, proba: sp.csr_matrix, groups: Groups) -> tuple[_Effects, _Scatter]:
+    """Fit group effects per gene: additive over groups and leaves, with shrunken deviations."""
+    labels = best_leaf(proba)
     scatter = _Scatter(groups.n, proba.shape[1], source.shape[1])
     for rows, block in source.chunks():
         scatter.add(dense(block), groups.codes[rows], labels[rows])
     count, mean = scatter.count, scatter.mean
     # Weighted least squares of mean[g, c] = profile[c] + shift[g], after the profiles are eliminated. A group that
-    # shares no small cluster with others has no shift that could be known: the prior lets it stay where it is.
+    # shares no leaf with others has no shift that could be known: the prior lets it stay where it is.
     share = count / np.maximum(count.sum(axis=0), 1)
     gram = np.diag(count.sum(axis=1) + PRIOR_CELLS) - share @ count.T
     total = scatter.sum.reshape(mean.shape)

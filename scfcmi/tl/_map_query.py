@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
@@ -11,23 +11,29 @@ import scipy.sparse as sp
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from scfcmi._keys import DEFAULT_KEY, Keys
+from scfcmi._keys import DEFAULT_KEY, MAPPING, Keys
+from scfcmi._levels import level_names, meet, natural_order
 from scfcmi._warn import warn
-from scfcmi.model import FCMI
-from scfcmi.model._anchors import align_to_anchors, remoteness
-from scfcmi.source import MatrixSource, select_source
-from scfcmi.source._groups import BETWEEN
-from scfcmi.source._matrix import dense, unit_rows
-from scfcmi.train import embed_all
+from scfcmi.model import FCMI, Assignment, Registered
+from scfcmi.model._new_groups import restricted, with_new_group
+from scfcmi.source import BETWEEN, MatrixSource, dense, select_source
 
-from ._adata import attribute_keys, check_adata, check_model, obs_column, storable_keys, writable
+from ._adata import (
+    attribute_keys,
+    check_adata,
+    check_model,
+    drop_results,
+    obs_column,
+    obs_continuous,
+    stale_results,
+    storable_keys,
+    writable,
+)
+from ._fair_cluster import write_assignment
 
 NewGroups = Literal["error", "fit"]
 # Share of the model's genes below which cells cannot be placed.
 MIN_GENES = 0.5
-# A cell is unlike the reference beyond this quantile of the anchors' own distances, or so many deviations above the
-# median of the query's, whichever is less; the latter with enough cells only.
-QUANTILE, DEVIATIONS, MIN_CELLS, N_NEAREST = 0.99, 4.0, 20, 10
 
 
 def map_query(
@@ -37,15 +43,18 @@ def map_query(
     sensitive_key: str | Sequence[str],
     new_groups: NewGroups = "error",
     layer: str | None = None,
+    reference: AnnData | None = None,
+    reference_key: str = DEFAULT_KEY,
+    transfer: str | Sequence[str] | None = None,
     key_added: str = DEFAULT_KEY,
     copy: bool = False,
 ) -> AnnData | None:
     """Assign later cells to the clusters of a fitted model, which stays as it is.
 
     Genes are matched by name; those that the query lacks stand at their mean in the reference. Cells of groups that the
-    model knows go through its encoder. Cells of a new group are first aligned, group by group, to cells of the
-    reference that are kept with the model, as in the fit: along a smooth field of displacements towards mutual nearest
-    neighbours. The reference and its labels do not move.
+    model knows are displaced as their group was. The displacement of a new group is found by the same mixture with all
+    else fixed, coherent over components as in the fit: a group of few cells moves as a whole, or not at all. Columns of
+    the reference, such as cell types, are transferred by the leaves of the tree.
 
     Parameters
     ----------
@@ -55,11 +64,19 @@ def map_query(
         The fitted model, from `return_model=True` or :meth:`scfcmi.model.FCMI.load`.
     sensitive_key
         Column of `obs` with the technology, batch or donor. For a model of several attributes as many columns, in the
-        order of the fit; a combination of levels that it was not fitted with is a new group.
+        order of the fit; a combination of levels that it was not fitted with is a new group, of which only what the
+        levels that are known do not explain has to be found. Numbers that the model was fitted with are read from the
+        columns of the same name; where one is missing, cells count as typical.
     new_groups
-        What to do with groups that the model was not fitted with: `"error"`, or `"fit"` to align them.
+        What to do with groups that the model was not fitted with: `"error"`, or `"fit"` to find their displacements.
     layer
         Layer with log-normalised expression instead of `X`.
+    reference
+        Annotated data that the model was fitted to, with what the run wrote, for `transfer`.
+    reference_key
+        Name under which that run wrote.
+    transfer
+        Column of `obs` of the reference with labels for the query, or several.
     key_added
         Name under which results are written.
     copy
@@ -71,27 +88,32 @@ def map_query(
 
     `adata.obs[key_added]` : :class:`pandas.Series` (dtype `category`)
         Cluster labels; the same name is the same cluster as in the reference, whose clusters are all categories.
+    `adata.obs[key_added + "_confidence"]` : :class:`pandas.Series` (dtype `float32`)
+        Probability of the cell's cluster.
     `adata.obs[key_added + "_unlike"]` : :class:`pandas.Series` (dtype `bool`)
-        Whether a cell is unlike anything in the reference, so that its label should not be trusted. The test is
-        coarse: a new type that resembles a known one goes unnoticed.
-    `adata.obs[key_added + "_distance"]` : :class:`pandas.Series` (dtype `float32`)
-        Distance to the nearest cells of the reference, in the embedding; NaN for models without anchors.
+        Default preset: whether a cell is unlike anything in the reference, by its likelihood, so that its label should
+        not be trusted. The test is coarse: a new type that resembles a known one goes unnoticed.
+    `adata.obs[key_added + "_" + column]`, `adata.obs[key_added + "_" + column + "_confidence"]`
+        For each column of `transfer`: the likeliest label (dtype `category`) and its probability (dtype `float32`).
     `adata.obsm["X_" + key_added]` : :class:`numpy.ndarray` (dtype `float32`)
-        Embedding, shape (n_cells, n_latent), rows of unit length.
+        Registered position, shape (n_cells, n_dims).
     `adata.obsm[key_added + "_proba"]` : :class:`numpy.ndarray` (dtype `float32`)
-        Soft assignments, shape (n_cells, n_clusters), rows sum to one.
+        p(cluster given cell), shape (n_cells, n_clusters), rows sum to one.
+    `adata.obsm[key_added + "_leaves"]` : :class:`scipy.sparse.csr_matrix` (dtype `float32`)
+        Default preset: p(leaf given cell), shape (n_cells, n_leaves).
     `adata.uns[key_added]` : :class:`dict`
-        `params`, and `mapping`: number of genes matched and imputed, new groups and how many of their cells have a
-        match in the reference, and the number of cells unlike it.
+        `params`, and `mapping`: number of genes matched and imputed, names and numbers of cells of new groups, the number
+        of cells unlike the reference, and the columns transferred.
 
     Raises
     ------
     KeyError
         If a column or layer does not exist.
     TypeError
-        If `adata` or `model` is of another type.
+        If `adata`, `model` or `reference` is of another type.
     ValueError
-        If groups are unknown, too few genes match, or the model has no gene names or, for new groups, no anchors.
+        If groups are unknown, too few genes match, the model has no gene names or, for new groups, is the published
+        network, or the reference is not what the model was fitted to.
 
     Examples
     --------
@@ -100,90 +122,83 @@ def map_query(
     >>> sc.pp.normalize_total(adata, target_sum=1e4)
     >>> sc.pp.log1p(adata)
     >>> reference, query = adata[:300].copy(), adata[300:].copy()
-    >>> model = sf.tl.fair_cluster(reference, "tech", 4, max_epochs=5, progress_bar=False, return_model=True)
-    >>> sf.tl.map_query(query, model, sensitive_key="tech")
-    >>> query.uns["fair_cluster"]["mapping"]["n_genes_imputed"]
-    0
+    >>> model = sf.tl.fair_cluster(reference, "tech", 4, progress_bar=False, return_model=True)
+    >>> sf.tl.map_query(query, model, sensitive_key="tech", reference=reference, transfer="cell_type")
+    >>> query.obs["fair_cluster_cell_type"].cat.categories[:2].tolist()
+    ['type0', 'type1']
     """
-    keys = Keys(key_added)
     check_adata(adata, copy=copy)
     check_model(model)
     if new_groups not in get_args(NewGroups):
         msg = f"new_groups={new_groups!r} is unknown: use one of {list(get_args(NewGroups))}."
         raise ValueError(msg)
-    if key_added in attribute_keys(sensitive_key):
-        msg = f"key_added={key_added!r} would overwrite a column that the result is computed from. Choose another name."
-        raise ValueError(msg)
-    values = _values(adata, attribute_keys(sensitive_key), model)
-    unknown = sorted(set(values) - set(model.groups_.levels))
+    sensitive_keys = attribute_keys(sensitive_key)
+    keys = Keys.checked(key_added, adata, obs=[*sensitive_keys, *model.continuous_names_], layers=[layer])
+    columns = [] if transfer is None else [transfer] if isinstance(transfer, str) else [*transfer]
+    labels = [_Labels.of(reference, column, reference_key, model) for column in columns]
+    names = _group_names(adata, sensitive_keys, model)
+    unknown = natural_order(set(names) - set(model.groups_.levels))
     _check_groups(unknown, new_groups, model, sensitive_key)
-    columns = _match_genes(adata, model)
-    select_source(adata, layer=layer, mask_var=np.isin(np.arange(adata.n_vars), columns[columns >= 0]))
-    projected = _project(adata.X if layer is None else adata.layers[layer], columns, model)
-
-    embedding = embed_all(model.net_, MatrixSource(projected))
-    anchors = None if model.anchors_ is None else embed_all(model.net_, MatrixSource(model.anchors_.position))
-    n_matched: dict[str, int] = {}
-    for group in unknown:
-        assert anchors is not None
-        members = values == group
-        embedding[members], n_matched[group] = align_to_anchors(
-            projected[members],
-            anchors,
-            n_neighbors=model.settings_.n_align_neighbors,
-            n_candidates=model.settings_.n_align_matches,
-            max_cells=model.settings_.sketch_size,
-            random_state=model.random_state,
-        )
-    distance, unlike = _unlike(embedding, anchors, values)
-    labels, proba = model._clusters(embedding)
-    names = [str(k) for k in np.unique(model.merge_)]
-    unmatched = [group for group, count in n_matched.items() if count == 0]
-    n_imputed = int((columns < 0).sum())
+    values = None
+    if model.continuous_names_ and set(model.continuous_names_) <= set(adata.obs.columns):
+        values = obs_continuous(adata, list(model.continuous_names_), sensitive_keys).named(model.continuous_names_)
+    places = _match_genes(adata, model)
+    source = select_source(adata, layer=layer, mask_var=None, deferred=True)[0]
+    source = source.restricted(places[places >= 0])
+    levels = [*model.groups_.levels, *unknown]
+    codes = pd.Index(levels, dtype=object).get_indexer(pd.Index(names, dtype=object)).astype(np.int64)
+    if isinstance(model.state_, Registered):
+        source.settle()
+        state = restricted(model.state_, places >= 0)
+        for group in unknown:
+            state = _learned(state, group, np.flatnonzero(codes == levels.index(group)), names, source, values, model)
+        found = _assigned(state, source, codes, values)
+    else:
+        found = _published(model, source, places)
+    n_imputed = int((places < 0).sum())
     if n_imputed:
-        msg = f"{n_imputed} of {len(columns)} genes of the model are not in adata; their mean in the reference is used."
-        warn(msg)
-    if unmatched:
-        msg = f"No cell of {unmatched} has a match in the reference: these groups are placed without alignment."
-        warn(msg)
+        what = "their mean in the reference is" if isinstance(model.state_, Registered) else "zeros are"
+        warn(f"{n_imputed} of {len(places)} genes of the model are not in adata; {what} used.")
 
     target = writable(adata, copy=copy)
-    target.obsm.pop(keys.umap, None)
-    target.uns.pop(keys.colors, None)
-    clusters = pd.Categorical(labels.astype(str), categories=names)
-    target.obs[keys.labels] = pd.Series(clusters, index=target.obs_names)
-    target.obs[keys.unlike] = unlike
-    target.obs[keys.distance] = distance
-    target.obsm[keys.embedding] = embedding
-    target.obsm[keys.proba] = proba
+    drop_results(target, stale_results(keys, target.uns))
+    clusters = pd.Categorical.from_codes(found.labels, categories=[str(k) for k in range(model.n_clusters_)])
+    write_assignment(target, keys, found, clusters)
+    for column in labels:
+        own, confidence = column.given(found)
+        name, name_of_confidence = keys.transferred(column.name)
+        target.obs[name] = pd.Series(own, index=target.obs_names)
+        target.obs[name_of_confidence] = confidence
     params = {"sensitive_key": storable_keys(sensitive_key), "new_groups": new_groups, "n_clusters": model.n_clusters_}
     target.uns[keys.uns] = {
         "params": params | ({} if layer is None else {"layer": layer}),
-        "mapping": {
-            "n_genes": len(columns) - n_imputed,
+        MAPPING: {
+            "n_genes": len(places) - n_imputed,
             "n_genes_imputed": n_imputed,
             "new_groups": np.array(unknown, dtype=str),
-            "n_matched": np.array([n_matched[group] for group in unknown], dtype=np.int64),
-            "n_unlike": int(unlike.sum()),
+            "n_new": np.array([int((names == group).sum()) for group in unknown], dtype=np.int64),
+            "n_unlike": 0 if found.unlike is None else int(found.unlike.sum()),
+            "transferred": np.array(columns, dtype=str),
         },
     }
     return target if copy else None
 
 
-def _values(adata: AnnData, keys: list[str], model: FCMI) -> NDArray[Any]:
+def _group_names(adata: AnnData, keys: list[str], model: FCMI) -> NDArray[np.object_]:
     """Name of each cell's group, as the model would call it."""
-    fitted = [factor.name for factor in model.groups_.factors]
-    if len(keys) != len(fitted):
+    factors = model.groups_.factors
+    if len(keys) != len(factors):
+        fitted = [factor.name for factor in factors]
         msg = f"sensitive_key={keys} names {len(keys)} columns, but the model was fitted with {len(fitted)}: {fitted}."
         raise ValueError(msg)
     columns = []
-    for key in keys:
+    for key, factor in zip(keys, factors, strict=True):
         column = obs_column(adata, key, "sensitive_key")
         n_missing = int(column.isna().sum())
         if n_missing:
             msg = f"sensitive_key={key!r} has {n_missing} missing values. Drop these cells, or name their group."
             raise ValueError(msg)
-        columns.append(column.astype(str))
+        columns.append(meet(level_names(column), factor.levels))
     return np.array([BETWEEN.join(levels) for levels in zip(*columns, strict=True)], dtype=object)
 
 
@@ -191,11 +206,14 @@ def _check_groups(unknown: list[str], new_groups: NewGroups, model: FCMI, sensit
     if unknown and new_groups == "error":
         msg = (
             f"sensitive_key={sensitive_key!r} has groups that the model was not fitted with: {unknown}; known are "
-            f"{list(model.groups_.levels)}. Pass new_groups='fit' to align them to the reference."
+            f"{list(model.groups_.levels)}. Pass new_groups='fit' to find how they are displaced."
         )
         raise ValueError(msg)
-    if unknown and model.anchors_ is None:
-        msg = f"The groups {unknown} are new, but a model of preset={model.preset!r} keeps no cells to align them to."
+    if unknown and not isinstance(model.state_, Registered):
+        msg = (
+            f"The groups {unknown} are new, but a model of preset={model.preset!r} keeps nothing that tells how they are "
+            "displaced."
+        )
         raise ValueError(msg)
 
 
@@ -219,38 +237,92 @@ def _match_genes(adata: AnnData, model: FCMI) -> NDArray[np.int64]:
     return columns.astype(np.int64)
 
 
-def _project(matrix: Any, columns: NDArray[np.int64], model: FCMI) -> NDArray[np.float32]:
-    """What the network sees of every cell, chunk by chunk."""
-    source = MatrixSource(matrix)
-    present = columns >= 0
+def _learned(
+    state: Registered,
+    group: str,
+    cells: NDArray[np.int64],
+    names: NDArray[np.object_],
+    source: MatrixSource,
+    values: NDArray[np.float64] | None,
+    model: FCMI,
+) -> Registered:
+    """The fit with a new group."""
+    parts = group.split(BETWEEN) if len(model.groups_.factors) > 1 else [group]
+    levels = [
+        factor.levels.index(part) if part in factor.levels else -1
+        for factor, part in zip(model.groups_.factors, parts, strict=True)
+    ]
+    return with_new_group(
+        state,
+        np.array(levels),
+        len(cells),
+        lambda some: source.gather(cells[some]),
+        None if values is None else lambda some: values[cells[some]],
+        random_state=model.random_state,
+    )
+
+
+def _assigned(
+    state: Registered, source: MatrixSource, codes: NDArray[np.int64], values: NDArray[np.float64] | None
+) -> Assignment:
+    parts = [
+        state.assign(block, codes[rows], None if values is None else values[rows]) for rows, block in source.chunks()
+    ]
+    return Assignment.stacked(parts)
+
+
+def _published(model: FCMI, source: MatrixSource, places: NDArray[np.int64]) -> Assignment:
+    """Clusters by the published network, whose encoder is the same for all groups; genes that are missing are zero."""
     parts = []
     for _, block in source.chunks():
-        found = block[:, columns[present]]
-        if not present.all():
-            full = np.empty((block.shape[0], len(columns)), np.float32)
-            full[:, present] = dense(found)
-            full[:, ~present] = 0 if model.front_ is None else model.front_.mean[~present]
-            found = full
-        parts.append(dense(found) if model.front_ is None else model.front_.transform(sp.csr_matrix(found)))
-    return np.concatenate(parts)
+        full = np.zeros((block.shape[0], len(places)), np.float32)
+        full[:, places >= 0] = dense(block)
+        parts.append(Assignment(*model.state_.assign(full)))
+    return Assignment.stacked(parts)
 
 
-def _unlike(
-    embedding: NDArray[np.float32], anchors: NDArray[np.float32] | None, values: NDArray[Any]
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Distance to the nearest anchors, and whether it is out of the ordinary for the cell's group."""
-    if anchors is None:
-        return np.full(len(embedding), np.nan, np.float32), np.zeros(len(embedding), bool)
-    anchors = unit_rows(anchors)
-    distance = remoteness(embedding, anchors, N_NEAREST).astype(np.float32)
-    ordinary = float(np.quantile(remoteness(anchors, anchors, N_NEAREST, skip_self=True), QUANTILE))
-    unlike = np.zeros(len(embedding), bool)
-    for group in np.unique(values):
-        members = values == group
-        limit = ordinary
-        if members.sum() >= MIN_CELLS:
-            middle = float(np.median(distance[members]))
-            deviation = 1.4826 * float(np.median(np.abs(distance[members] - middle)))
-            limit = min(limit, middle + DEVIATIONS * deviation)
-        unlike[members] = distance[members] > limit
-    return distance, unlike
+class _Labels(NamedTuple):
+    """A column of the reference, by leaf."""
+
+    name: str
+    levels: list[str]
+    of_leaf: NDArray[np.float32]  # p(label | leaf), or p(label | cluster) with the published network
+
+    @classmethod
+    def of(cls, reference: AnnData | None, column: Any, key: str, model: FCMI) -> _Labels:
+        if reference is None:
+            msg = f"transfer={column!r} needs the data that the model was fitted to: pass reference."
+            raise ValueError(msg)
+        if not isinstance(reference, AnnData):
+            msg = f"reference must be an AnnData, not {type(reference).__name__}."
+            raise TypeError(msg)
+        registered = isinstance(model.state_, Registered)
+        name = Keys(key).leaves if registered else Keys(key).proba
+        n_known = model.state_.tree.n_leaves if registered else model.n_clusters_
+        if name not in reference.obsm or reference.obsm[name].shape[1] != n_known:
+            msg = (
+                f"reference.obsm[{name!r}] with {n_known} columns is needed: pass the data that this model was fitted to, "
+                "and the name of that run as reference_key."
+            )
+            raise ValueError(msg)
+        known = obs_column(reference, column, "transfer").reset_index(drop=True)
+        rows = np.flatnonzero(known.notna())
+        names = level_names(known.iloc[rows])
+        levels = natural_order(set(names))
+        if not levels:
+            msg = f"transfer={column!r} has no values in the reference."
+            raise ValueError(msg)
+        member = sp.csr_matrix(
+            (np.ones(len(rows), np.float32), pd.Index(levels).get_indexer(pd.Index(names)), np.arange(len(rows) + 1)),
+            shape=(len(rows), len(levels)),
+        )
+        table = np.asarray((sp.csr_matrix(reference.obsm[name])[rows].T @ member).todense())
+        return cls(column, levels, table / np.maximum(table.sum(axis=1, keepdims=True), 1e-12))
+
+    def given(self, found: Assignment) -> tuple[pd.Categorical[str], NDArray[np.float32]]:
+        """The likeliest label of each cell, and its probability; none where no cell of the reference has one."""
+        weight = found.proba if found.leaves is None else found.leaves
+        proba = np.asarray(weight @ self.of_leaf, np.float32)
+        best = proba.argmax(axis=1)
+        confidence = proba[np.arange(len(proba)), best]
+        return pd.Categorical.from_codes(np.where(confidence > 0, best, -1), categories=self.levels), confidence

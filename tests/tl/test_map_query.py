@@ -9,12 +9,14 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from anndata import AnnData
 from scipy import sparse
 from sklearn.metrics import adjusted_rand_score
 
 from scfcmi.model import FCMI
-from scfcmi.model._anchors import align_to_anchors
+from scfcmi.published import NetworkOptions
+from scfcmi.registration import Design, Mixture, expected_moves, with_group
 from scfcmi.tl import fair_cluster, map_query
 
 N_CELLS, N_GENES = 540, 60
@@ -40,7 +42,7 @@ def cells(kinds: int = 3, seed: int = 0) -> AnnData:
 def reference() -> tuple[AnnData, FCMI]:
     adata = cells()
     adata = adata[adata.obs["tech"] != "c"].copy()
-    return adata, fair_cluster(adata, "tech", 3, max_epochs=30, progress_bar=False, device="cpu", return_model=True)
+    return adata, fair_cluster(adata, "tech", 3, progress_bar=False, device="cpu", return_model=True)
 
 
 def query(tech: str, seed: int = 1, kinds: int = 3) -> AnnData:
@@ -66,11 +68,13 @@ def test_types_are_found(reference: tuple[AnnData, FCMI], tech: str) -> None:
     names = found.groupby("fair_cluster", observed=True)["kind"].agg(lambda kinds: kinds.mode()[0])
     assert (adata.obs["fair_cluster"].map(names).astype(str) == adata.obs["kind"]).mean() > 0.95
     assert (before != adata.X).nnz == 0
-    np.testing.assert_allclose(np.linalg.norm(adata.obsm["X_fair_cluster"], axis=1), 1, atol=1e-5)
     np.testing.assert_allclose(adata.obsm["fair_cluster_proba"].sum(1), 1, atol=1e-5)
     mapping = adata.uns["fair_cluster"]["mapping"]
     assert mapping["new_groups"].tolist() == (["c"] if tech == "c" else [])
+    assert mapping["n_new"].tolist() == ([180] if tech == "c" else [])
     assert mapping["n_genes"] == N_GENES and mapping["n_genes_imputed"] == 0
+    assert adata.obsm["fair_cluster_leaves"].shape == reference[0].obsm["fair_cluster_leaves"].shape
+    assert list(adata.obs["fair_cluster"].cat.categories) == list(found["fair_cluster"].cat.categories)
 
 
 def test_genes_by_name(reference: tuple[AnnData, FCMI]) -> None:
@@ -91,12 +95,50 @@ def test_genes_by_name(reference: tuple[AnnData, FCMI]) -> None:
 
 
 def test_a_type_that_the_reference_lacks_is_noticed(reference: tuple[AnnData, FCMI]) -> None:
-    adata = query("a", kinds=5)
-    map_query(adata, reference[1], sensitive_key="tech")
-    new = adata.obs["kind"].isin(["x", "y"])
-    distance = adata.obs["fair_cluster_distance"]
-    assert distance[new].median() > distance[~new].median()
-    assert adata.obs.loc[new, "fair_cluster_unlike"].mean() > adata.obs.loc[~new, "fair_cluster_unlike"].mean()
+    adata = query("a")
+    strange = adata[:20].copy()
+    strange.X = strange.X.toarray()[:, ::-1]
+    strange.obs_names = "s" + strange.obs_names
+    both = ad.concat([adata, strange])
+    map_query(both, reference[1], sensitive_key="tech")
+    unlike = both.obs["fair_cluster_unlike"].to_numpy()
+    assert unlike[-20:].mean() > 0.8
+    assert unlike[:-20].mean() < 0.05
+
+
+def test_labels_are_transferred(reference: tuple[AnnData, FCMI], tmp_path: Path) -> None:
+    known, model = reference[0].copy(), reference[1]
+    known.obs["half"] = known.obs["kind"].where(np.arange(known.n_obs) % 2 == 0)
+    adata = query("c")
+    given = {"sensitive_key": "tech", "new_groups": "fit", "reference": known}
+    map_query(adata, model, transfer=["kind", "half"], **given)
+    for column in ("kind", "half"):
+        assert (adata.obs[f"fair_cluster_{column}"].astype(str) == adata.obs["kind"]).mean() > 0.95
+        confidence = adata.obs[f"fair_cluster_{column}_confidence"]
+        assert confidence.between(0, 1 + 1e-6).all() and confidence.mean() > 0.9
+    adata.write_h5ad(tmp_path / "q.h5ad")
+    assert ad.read_h5ad(tmp_path / "q.h5ad").uns["fair_cluster"]["mapping"]["transferred"].tolist() == ["kind", "half"]
+    map_query(adata, model, transfer="kind", **given)
+    assert "fair_cluster_half" not in adata.obs and "fair_cluster_half_confidence" not in adata.obs
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "match"),
+    [
+        ({"reference": None}, ValueError, "pass reference"),
+        ({"reference": "r"}, TypeError, "reference must be an AnnData"),
+        ({"transfer": "absent"}, KeyError, "transfer='absent'"),
+        ({"reference_key": "other"}, ValueError, "other_leaves"),
+    ],
+)
+def test_transfer_refused(
+    reference: tuple[AnnData, FCMI], arguments: dict[str, Any], error: type[Exception], match: str
+) -> None:
+    adata = query("a")
+    given = {"sensitive_key": "tech", "reference": reference[0], "transfer": "kind"} | arguments
+    with pytest.raises(error, match=match):
+        map_query(adata, reference[1], **given)
+    assert list(adata.obs) == ["tech", "kind"] and not adata.uns and not adata.obsm
 
 
 def test_saved_models_and_files(reference: tuple[AnnData, FCMI], tmp_path: Path) -> None:
@@ -111,19 +153,73 @@ def test_saved_models_and_files(reference: tuple[AnnData, FCMI], tmp_path: Path)
     assert read.uns["fair_cluster"]["mapping"]["new_groups"].tolist() == ["c"]
 
 
-def test_large_groups_follow_a_sample() -> None:
+def mixture(n_groups: int = 2) -> Mixture:
+    """Three components along the axes; groups are displaced along the last axis, to either side."""
+    means = 5 * torch.eye(3, 6)
+    moves = torch.zeros(n_groups, 3, 6)
+    moves[..., 5] = torch.linspace(-1, 1, n_groups)[:, None] if n_groups > 1 else 0
+    shares = torch.full((n_groups, 3), 1 / 3)
+    sizes = torch.full((n_groups,), 1 / n_groups)
+    return Mixture(means, torch.full((3,), 0.1), shares, moves, torch.zeros(0, 3, 6), sizes)
+
+
+def moved_cells(n: int, shift: float) -> torch.Tensor:
     rng = np.random.default_rng(0)
-    centre = 5 * np.eye(6)[np.arange(400) % 3]
-    anchors = (centre + 0.3 * rng.normal(size=centre.shape)).astype(np.float32)
-    z = (centre + 0.3 * rng.normal(size=centre.shape) + 2 * np.eye(6)[5]).astype(np.float32)
-    settings = {"n_neighbors": 10, "n_candidates": 10, "random_state": 0}
-    whole, n_whole = align_to_anchors(z, anchors, max_cells=1000, **settings)
-    part, n_part = align_to_anchors(z, anchors, max_cells=200, **settings)
-    assert n_whole > n_part > 0
-    assert np.linalg.norm(whole - part, axis=1).mean() < 0.1
-    target = anchors / np.linalg.norm(anchors, axis=1, keepdims=True)
-    start = z / np.linalg.norm(z, axis=1, keepdims=True)
-    assert np.linalg.norm(part - target, axis=1).mean() < 0.6 * np.linalg.norm(start - target, axis=1).mean()
+    z = 5 * np.eye(3, 6)[np.arange(n) % 3] + 0.3 * rng.normal(size=(n, 6))
+    return torch.from_numpy(z + shift * np.eye(6)[5]).float()
+
+
+def test_a_displacement_is_found_and_all_else_stays() -> None:
+    before, z = mixture(), moved_cells(300, 2.0)
+    after = with_group(before, z, torch.zeros(300, 0), torch.zeros(3, 6), 0.0)
+    np.testing.assert_allclose(after.moves[2, :, 5], 2, atol=0.2)
+    np.testing.assert_allclose(after.moves[2, :, :5], 0, atol=0.2)
+    for name in ("means", "variances", "slopes"):
+        assert torch.equal(getattr(after, name), getattr(before, name))
+    assert torch.equal(after.moves[:2], before.moves) and torch.equal(after.shares[:2], before.shares)
+    assert torch.equal(after.sizes @ after.shares, before.sizes @ before.shares)
+
+
+def test_groups_of_few_cells_stay_closer_to_what_was_expected() -> None:
+    def distance(n: int) -> float:
+        found = with_group(mixture(), moved_cells(n, 3.0), torch.zeros(n, 0), torch.zeros(3, 6), 0.0)
+        return float(found.moves[2, :, 5].mean())
+
+    assert 0 <= distance(0) <= distance(3) < distance(300)
+    none = with_group(mixture(), moved_cells(0, 1), torch.zeros(0, 0), torch.ones(3, 6), 0.0)
+    assert torch.equal(none.moves[2], torch.ones(3, 6))
+
+
+def test_fairness_keeps_proportions_together() -> None:
+    z = moved_cells(300, 0)[::3]  # the first component alone
+    free, fair = (
+        with_group(mixture(), z, torch.zeros(100, 0), torch.zeros(3, 6), fairness).log_shares(fairness)[2].exp()
+        for fairness in (0.0, 1.0)
+    )
+    assert free[0] > 0.99
+    np.testing.assert_allclose(fair, 1 / 3, atol=1e-5)
+
+
+def test_levels_that_are_known_say_what_to_expect() -> None:
+    # Two attributes, one along the fourth and one along the last axis; the combination (1, 1) is new.
+    levels = np.array([[0, 0], [0, 1], [1, 0]])
+    moves = torch.zeros(3, 3, 6)
+    moves[..., 3] = torch.tensor([-1.0, -1, 1])[:, None]
+    moves[..., 5] = torch.tensor([-2.0, 2, -2])[:, None]
+    base = mixture(3)
+    fitted = Mixture(base.means, base.variances, base.shares, moves, base.slopes, base.sizes)
+    expected = expected_moves(fitted, Design(levels, np.empty((0, 65))), np.array([1, 1]))
+    np.testing.assert_allclose(expected[:, 3], 1, atol=1e-5)
+    np.testing.assert_allclose(expected[:, 5], 2, atol=1e-5)
+    assert not expected_moves(fitted, Design(levels, np.empty((0, 65))), np.array([-1, -1])).any()
+
+
+def test_what_is_known_does_not_depend_on_the_rest_of_the_query(reference: tuple[AnnData, FCMI]) -> None:
+    adata = query("a")
+    whole = map_query(adata, reference[1], sensitive_key="tech", copy=True)
+    part = map_query(adata[:30].copy(), reference[1], sensitive_key="tech", copy=True)
+    np.testing.assert_allclose(part.obsm["X_fair_cluster"], whole.obsm["X_fair_cluster"][:30], atol=1e-5)
+    assert part.obs["fair_cluster"].tolist() == whole.obs["fair_cluster"].tolist()[:30]
 
 
 @pytest.mark.parametrize(
@@ -151,12 +247,15 @@ def test_refused(
 def test_what_a_model_must_have() -> None:
     adata = query("a")
     x, groups = adata.X.toarray(), np.array(["a", "b"])[np.arange(adata.n_obs) % 2]
-    nameless = FCMI(3, max_epochs=1, progress_bar=False).fit(x, groups)
+    nameless = FCMI(3, progress_bar=False).fit(x, groups)
     with pytest.raises(ValueError, match="no gene names"):
         map_query(adata, nameless, sensitive_key="tech")
-    paper = FCMI(3, preset="paper", max_epochs=1, progress_bar=False, device="cpu")
+    paper = FCMI(3, preset="paper", network=NetworkOptions(max_epochs=1), progress_bar=False, device="cpu")
     paper.fit(x, groups, feature_names=list(adata.var_names))
-    with pytest.raises(ValueError, match="keeps no cells"):
+    with pytest.raises(ValueError, match="keeps nothing that tells"):
         map_query(query("c"), paper, sensitive_key="tech", new_groups="fit")
+    with pytest.warns(UserWarning, match="30 of 60 genes of the model are not in adata; zeros are used"):
+        map_query(adata[:, ::2].copy(), paper, sensitive_key="tech")
     map_query(adata, paper, sensitive_key="tech")
-    assert adata.obs["fair_cluster_distance"].isna().all()
+    assert (adata.obs["fair_cluster"].astype(int) == paper.predict(adata.X)).all()
+    assert "fair_cluster_leaves" not in adata.obsm

@@ -12,10 +12,11 @@ import scanpy as sc
 from anndata import AnnData
 
 import scfcmi as sf
+from scfcmi.published import NetworkOptions
 
 
-def run(adata: AnnData, fairness: Sequence[float] = (0, 0.5, 1), **settings: object) -> pd.DataFrame:
-    options = {"n_clusters": 3, "max_epochs": 30, "progress_bar": False, "device": "cpu"} | settings
+def run(adata: AnnData, fairness: Sequence[float] | None = (0, 0.5, 1), **settings: object) -> pd.DataFrame:
+    options = {"n_clusters": 3, "progress_bar": False, "device": "cpu"} | settings
     return sf.tl.tradeoff(adata, "tech", fairness=fairness, **options)
 
 
@@ -29,13 +30,13 @@ def test_fairness_rises_with_the_knob_and_agreement_starts_at_one(adata: AnnData
 
 def test_a_row_is_what_clustering_alone_gives(adata: AnnData) -> None:
     frame = run(adata, (0.5,))
-    sf.tl.fair_cluster(adata, "tech", 3, fairness=0.5, max_epochs=30, progress_bar=False, device="cpu")
+    sf.tl.fair_cluster(adata, "tech", 3, fairness=0.5, progress_bar=False, device="cpu")
     assert frame["fairness"].tolist() == [0.5]
     assert frame["nce"].iloc[0] == adata.uns["fair_cluster"]["metrics"]["nce"]
 
 
 def test_values_are_sorted_and_asked_once(adata: AnnData) -> None:
-    assert run(adata, (1, 0, 1), max_epochs=2)["fairness"].tolist() == [0, 1]
+    assert run(adata, (1, 0, 1))["fairness"].tolist() == [0, 1]
 
 
 def test_the_number_of_clusters_is_chosen_once(adata: AnnData) -> None:
@@ -45,15 +46,35 @@ def test_the_number_of_clusters_is_chosen_once(adata: AnnData) -> None:
 
 def test_nothing_is_written(adata: AnnData) -> None:
     columns = list(adata.obs)
-    assert "nmi" not in run(adata, (0.5,), max_epochs=2)
+    assert "nmi" not in run(adata, (0.5,))
     assert list(adata.obs) == columns
     assert not adata.uns and not adata.obsm
 
 
 @pytest.mark.parametrize("fairness", [(), (0.5, 1.5), (-0.1,), (float("nan"),)])
 def test_values_out_of_range_are_refused(adata: AnnData, fairness: tuple[float, ...]) -> None:
-    with pytest.raises(ValueError, match="between 0"):
+    with pytest.raises(ValueError, match="between 0|has no values"):
         run(adata, fairness)
+
+
+def test_weights_of_the_published_loss(adata: AnnData) -> None:
+    network = NetworkOptions(max_epochs=3, warmup_epochs=1)
+    frame = run(adata, None, preset="paper", beta=(0.2, 0), network=network)
+    assert frame["beta"].tolist() == [0, 0.2]
+    assert "fairness" not in frame
+    assert frame["agreement_ari"].iloc[0] == 1
+    alone = run(adata, None, preset="paper", alpha=(0.04,), network=network)
+    assert alone["alpha"].tolist() == [0.04]
+    assert alone["nce"].iloc[0] == frame["nce"].iloc[1]  # both are the published weights
+
+
+def test_one_knob_at_a_time(adata: AnnData) -> None:
+    with pytest.raises(ValueError, match="either fairness or beta"):
+        run(adata, beta=(0, 1), preset="paper")
+    with pytest.raises(ValueError, match="alpha is a weight of the published loss"):
+        run(adata, None, alpha=(0, 1))
+    with pytest.raises(ValueError, match="preset='best'"):
+        run(adata, preset="best")
 
 
 @pytest.mark.slow
