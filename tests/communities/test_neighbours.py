@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import numpy as np
 import pytest
 import torch
@@ -138,9 +140,6 @@ def test_small_clusters_keep_islands_apart_and_repeat() -> None:
 
 
 def test_global_generator_of_igraph_is_left_alone() -> None:
-    import random
-
-    random.seed(1)
     state = random.getstate()
     index, component = points(200)
     small_clusters(connectivities(*index.search(index.points, 5, component, skip_self=True)), 0)
