@@ -126,7 +126,11 @@ def splits(sizes: list[int], seeds: int) -> pd.DataFrame:
 def table(frame: pd.DataFrame, form: str = "{:.3g}") -> str:
     shown = frame.map(lambda value: value if isinstance(value, str) else form.format(value))
     head = ["", *map(str, shown.columns)]
-    lines = [head, ["---"] + ["---:"] * len(shown.columns), *([str(i), *row] for i, row in zip(shown.index, shown.to_numpy(), strict=True))]
+    lines = [
+        head,
+        ["---"] + ["---:"] * len(shown.columns),
+        *([str(i), *row] for i, row in zip(shown.index, shown.to_numpy(), strict=True)),
+    ]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
@@ -173,7 +177,11 @@ def report(found: pd.DataFrame, fits: pd.DataFrame) -> str:
         f"{THRESHOLD:g} (in a closer look, below {THRESHOLD / 1.5:.2g}).",
         table(relative, "{:.2f}"),
         f"Of these {len(found)} samples, {100 * (found['relative'] < THRESHOLD).mean():.1f} % are below the threshold"
-        + ("." if split.max() == 0 else ", by directions: " + ", ".join(f"{d}: {100 * s:.0f} %" for d, s in split.items()) + "."),
+        + (
+            "."
+            if split.max() == 0
+            else ", by directions: " + ", ".join(f"{d}: {100 * s:.0f} %" for d, s in split.items()) + "."
+        ),
         "## Whole fits",
         "Share of samples with more than one cluster, number unknown, resolution 1, two groups drawn at random.",
         table(shares, "{:.2f}"),

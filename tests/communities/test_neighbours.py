@@ -59,7 +59,9 @@ def test_search_of_new_points() -> None:
     index, _ = points(300)
     queries = torch.from_numpy(np.random.default_rng(1).normal(size=(40, 6)))
     found, _ = index.search(queries, 5)
-    np.testing.assert_array_equal(found.numpy(), np.argsort(cdist(queries.numpy(), index.points.numpy()), axis=1)[:, :5])
+    np.testing.assert_array_equal(
+        found.numpy(), np.argsort(cdist(queries.numpy(), index.points.numpy()), axis=1)[:, :5]
+    )
 
 
 def test_search_among_many_points_finds_almost_all(monkeypatch: pytest.MonkeyPatch) -> None:

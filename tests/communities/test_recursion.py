@@ -92,7 +92,9 @@ def test_what_is_one_is_rarely_split_by_links(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["5 directions", "20 directions", "counts"])
 def test_what_is_one_is_not_split_by_a_whole_look(name: str) -> None:
-    found = [look_at(HOMOGENEOUS[name](np.random.default_rng(seed), 300), seed=seed)[0].n_clusters() for seed in range(2)]
+    found = [
+        look_at(HOMOGENEOUS[name](np.random.default_rng(seed), 300), seed=seed)[0].n_clusters() for seed in range(2)
+    ]
     assert found == [1, 1]
 
 

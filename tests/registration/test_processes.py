@@ -32,7 +32,12 @@ def share(rank: int, world: int) -> tuple[Positions, Design, Mixture]:
     cells = Positions.of(torch.from_numpy(z), groups.codes, 2, design.smooth(values.values))
     zeros = torch.zeros((), dtype=torch.float64).new_zeros
     mixture = Mixture(
-        torch.from_numpy(z[:m].copy()), zeros(m) + 2, zeros(2, m) + 1 / m, zeros(2, m, d), zeros(3, m, d), zeros(2) + 0.5
+        torch.from_numpy(z[:m].copy()),
+        zeros(m) + 2,
+        zeros(2, m) + 1 / m,
+        zeros(2, m, d),
+        zeros(3, m, d),
+        zeros(2) + 0.5,
     )
     return cells.take(np.arange(rank, n, world)), design, mixture
 
@@ -58,12 +63,13 @@ def test_two_processes_have_the_sums_of_one(tmp_path: Path) -> None:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     # This file is the program: what pytest has imported, a spawned process cannot.
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo" if sys.platform == "linux" else "lo0"}
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "GLOO_SOCKET_IFNAME": "lo" if sys.platform == "linux" else "lo0",
+    }
     environment["PYTHONPATH"] = os.pathsep.join(sys.path)
     command = [sys.executable, __file__]
-    two = [
-        subprocess.Popen([*command, str(rank), "2", str(port), str(tmp_path)], env=environment) for rank in range(2)
-    ]
+    two = [subprocess.Popen([*command, str(rank), "2", str(port), str(tmp_path)], env=environment) for rank in range(2)]
     try:
         assert [process.wait(timeout=120) for process in two] == [0, 0]
     finally:
