@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import h5py
 import numpy as np
 import pytest
+from anndata.io import sparse_dataset, write_elem
 from scipy import sparse
 
-from scfcmi.source import Front
+from scfcmi.front import Front
+from scfcmi.source import as_source
 
 
 def make(n: int = 200, n_columns: int = 30, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -71,7 +76,9 @@ def test_directions_are_those_of_the_covariance_within_groups(n_columns: int) ->
     front = fit(x.astype(np.float32), codes, 4, standardize=False)
     centred = x - np.stack([x[codes == g].mean(axis=0) for g in range(3)])[codes]
     want = np.linalg.svd(centred, full_matrices=False)[2][:4].T
-    np.testing.assert_allclose(np.abs((want * front.loadings).sum(axis=0)), 1, atol=1e-3)
+    # Where variances are close, directions may turn into each other: what counts is the variance that they hold.
+    held, best = (np.square(centred @ some).sum() for some in (front.loadings, want))
+    assert 0.995 * best < held <= best * (1 + 1e-5)
 
 
 @pytest.mark.parametrize("as_sparse", [False, True])
@@ -137,3 +144,87 @@ def test_cells_near_the_mean_meet_at_the_pole() -> None:
         return float((middle - middle.mean(0)).var(axis=0).sum() / z.var(axis=0).sum())
 
     assert spread(1.0) < 0.4 * spread(0.0)
+
+
+def counts(n: int, n_columns: int, shift: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Noise of unit variance, and three types that differ along two directions by `shift`."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(n, n_columns))
+    x[:, :10] += shift * rng.normal(size=(3, 10))[np.arange(n) % 3]
+    return x.astype(np.float32), np.arange(n) // 3 % 2
+
+
+def test_of_noise_alone_no_direction_keeps_its_weight() -> None:
+    x, codes = counts(1500, 300, 0.0)
+    weights = fit(x, codes, 30, standardize=False).weights
+    assert weights.max() < 0.5
+    assert np.median(weights) < 0.2
+    # None is given up: what is shrunk can be undone.
+    assert weights.min() > 0
+
+
+def test_strong_signal_keeps_its_weight_and_noise_beside_it_does_not() -> None:
+    x, codes = counts(1500, 300, 4.0)
+    weights = fit(x, codes, 30, standardize=False).weights
+    assert (weights[:2] > 0.95).all()
+    assert weights[2:].max() < 0.5
+
+
+def test_directions_that_span_everything_are_not_shrunk() -> None:
+    x, codes = make(200, 12)
+    np.testing.assert_array_equal(fit(x, codes, 12, standardize=False).weights, 1)
+
+
+@pytest.mark.parametrize("height", [0.7, 0.0])
+@pytest.mark.parametrize("standardize", [False, True])
+def test_inverse_goes_back_to_what_the_directions_span(height: float, standardize: bool) -> None:
+    rng = np.random.default_rng(0)
+    x = (rng.normal(size=(200, 4)) @ rng.normal(size=(4, 20)) + rng.normal(size=20)).astype(np.float32)
+    front = Front.fit(x, np.zeros(200, int), 4, standardize=standardize, height=height)
+    back = front.inverse(front.transform(x))
+    if height:
+        np.testing.assert_allclose(back, x, atol=2e-3 * np.abs(x).max())
+    else:
+        # The length is lost, the direction from the mean is not.
+        away, found = (x - front.mean) / front.scale, (back - front.mean) / front.scale
+        cosine = (away * found).sum(1) / np.linalg.norm(away, axis=1) / np.linalg.norm(found, axis=1)
+        assert cosine.min() > 0.999
+
+
+@pytest.mark.parametrize("as_sparse", [False, True])
+def test_rows_in_pieces_are_the_rows_at_once(as_sparse: bool) -> None:
+    x, codes = make(200, 30)
+    block = sparse.csr_matrix(x) if as_sparse else x
+    front = fit(block, codes)
+    whole = front.transform(block)
+    pieces = np.concatenate([front.transform(block[start : start + 33]) for start in range(0, 200, 33)])
+    np.testing.assert_allclose(pieces, whole, atol=2e-5)
+
+
+def test_rows_that_stay_on_disk(tmp_path: Path) -> None:
+    x, codes = make(200, 30)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        write_elem(file, "m", sparse.csr_matrix(x))
+        source = as_source(sparse_dataset(file["m"]))
+        front = fit(source.gather(np.arange(200)), codes)
+        pieces = [front.transform(block) for _, block in source.chunks(64)]
+    np.testing.assert_allclose(np.concatenate(pieces), fit(sparse.csr_matrix(x), codes).transform(x), atol=1e-4)
+
+
+def test_levels_of_several_attributes_add_up() -> None:
+    """What two crossed attributes do, each on its own, is in no direction."""
+    rng = np.random.default_rng(0)
+    codes = rng.integers(0, [2, 3], size=(600, 2))
+    x = 0.3 * rng.normal(size=(600, 20))
+    x[:, 0] += 50.0 * codes[:, 0]
+    x[:, 1] += 40.0 * codes[:, 1]
+    x[:, 2] += 5.0 * (np.arange(600) % 2)
+    front = Front.fit(x.astype(np.float32), codes, 1, standardize=False)
+    assert abs(front.loadings[2, 0]) > 0.99
+
+
+def test_identical_cells_have_a_place() -> None:
+    front = Front.fit(np.ones((50, 5), np.float32), np.arange(50) % 2, 3, standardize=True, height=0.7)
+    z = front.transform(np.ones((4, 5), np.float32))
+    assert np.isfinite(z).all()
+    np.testing.assert_array_equal(z, z[:1].repeat(4, 0))

@@ -127,12 +127,3 @@ def test_attributes_that_do_not_go_together(values: Any, match: str) -> None:
     with warnings.catch_warnings(), pytest.raises(ValueError, match=match):
         warnings.simplefilter("ignore")
         read_groups(values)
-
-
-def test_weights() -> None:
-    groups = read_groups(CROSSED)
-    assert [factor.weight for factor in groups.weighted(None).factors] == [1, 1]
-    assert [factor.weight for factor in groups.weighted([1, 0.5]).factors] == [1, 0.5]
-    for bad in ([1], [1, 2], [0, 0], [1, np.nan], [1, -0.5]):
-        with pytest.raises(ValueError, match="sensitive_weight"):
-            groups.weighted(bad)
