@@ -92,9 +92,7 @@ def _demo(arguments: argparse.Namespace) -> None:
     sc.pp.neighbors(adata, random_state=arguments.random_state)
     sc.tl.umap(adata, random_state=arguments.random_state)
     _say("Clustering ...")
-    tl.fair_cluster(
-        adata, "tech", label_key="cell_type", random_state=arguments.random_state, device=arguments.device
-    )
+    tl.fair_cluster(adata, "tech", label_key="cell_type", random_state=arguments.random_state, device=arguments.device)
     tl.umap(adata, random_state=arguments.random_state)
     with replacing(data_path) as new:
         adata.write_h5ad(new)
@@ -216,9 +214,7 @@ def _recut(arguments: argparse.Namespace) -> None:
         resolution=arguments.resolution,
         key_added=arguments.key_added,
     )
-    store_run(
-        arguments.input, adata, key_added, arguments.output, part="cut" if key_added == arguments.key else "run"
-    )
+    store_run(arguments.input, adata, key_added, arguments.output, part="cut" if key_added == arguments.key else "run")
     _conclude(arguments, adata.obs[key_added])
 
 
@@ -461,7 +457,8 @@ def _plain(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
         entry = entry.item() if hasattr(entry, "item") else entry
         return None if isinstance(entry, float) and not math.isfinite(entry) else entry
 
-    return {str(i): {str(name): value(row[name]) for name in table.columns} for i, row in table.astype(object).iterrows()}
+    rows = table.astype(object).iterrows()
+    return {str(i): {str(name): value(row[name]) for name in table.columns} for i, row in rows}
 
 
 def _scores(table: pd.DataFrame) -> str:
@@ -546,12 +543,12 @@ def _parser() -> argparse.ArgumentParser:
         "predict",
         _predict,
         "place the cells of a file on the clusters of a saved model",
-        "Assign cells of known groups to the clusters of a model that `scfcmi cluster --save-model` wrote, a part of the "
-        "file at a time. All genes of the model have to be there; see `scfcmi map` for what is new.",
+        "Assign cells of known groups to the clusters of a model that `scfcmi cluster --save-model` wrote, a part of "
+        "the file at a time. All genes of the model have to be there; see `scfcmi map` for what is new.",
         "more.h5ad --model atlas.safetensors --sensitive-key tech -o placed.h5ad",
     )
     _placing_arguments(predict)
-    predict.add_argument("--continuous-keys", nargs="+", metavar="COLUMN", help="columns of obs with the model's numbers")
+    predict.add_argument("--continuous-keys", nargs="+", metavar="COLUMN", help="columns of obs with its numbers")
     predict.add_argument("--use-rep", metavar="NAME", help="entry of obsm that the model was fitted with the like of")
     mapping = add(
         "map",
@@ -755,7 +752,7 @@ def _placing_arguments(parser: argparse.ArgumentParser, *, required: bool = Fals
         "--model", type=Path, required=True, metavar="FILE.safetensors", help="file that --save-model wrote"
     )
     _sensitive(parser, required=required)
-    parser.add_argument("--label-key", metavar="COLUMN", help="column of obs with known cell types, for the scores alone")
+    parser.add_argument("--label-key", metavar="COLUMN", help="column of obs with known cell types, for scores alone")
     parser.add_argument("--layer", metavar="NAME", help="use this layer instead of X")
     parser.add_argument("--device", help="auto, cpu, cuda, cuda:<index> or mps (default: that of the fit)")
     _key_added(parser)

@@ -630,9 +630,7 @@ def _parts(document: dict[str, Any]) -> Iterator[tuple[str, Part, dict[str, int]
             yield f"looks.{i}.{name}", part, sizes
 
 
-def _check_shapes(
-    found: Mapping[str, tuple[str, tuple[int, ...]]], document: dict[str, Any], fail: Fail
-) -> None:
+def _check_shapes(found: Mapping[str, tuple[str, tuple[int, ...]]], document: dict[str, Any], fail: Fail) -> None:
     """The tensors that the document calls for; those of the published network are checked by itself."""
     if document["preset"] == "paper":
         return

@@ -51,8 +51,8 @@ def predict_on_disk(
     """Assign the cells of a file to the clusters of a fitted model, and write the result into the file.
 
     The matrix is read once, a chunk at a time, and what is known of a chunk is written before the next is read: memory
-    does not grow with the matrix. Genes are found by name, and all genes of the model have to be there. For cells of new
-    groups, or with genes missing, see :func:`scfcmi.tl.map_query`.
+    does not grow with the matrix. Genes are found by name, and all genes of the model have to be there. For cells of
+    new groups, or with genes missing, see :func:`scfcmi.tl.map_query`.
 
     Parameters
     ----------
@@ -82,9 +82,9 @@ def predict_on_disk(
     Returns
     -------
     `None`. Writes into the file what :func:`scfcmi.tl.fair_cluster` sets, so that the file reads as if the cells had
-    been clustered in memory and saved: `obs[key_added]`, `obs[key_added + "_confidence"]`, `obs[key_added + "_unlike"]`,
-    `obsm["X_" + key_added]`, `obsm[key_added + "_proba"]`, `obsm[key_added + "_leaves"]` and `uns[key_added]`, without
-    its `design`; leaves and unlike cells not for the published network. They appear all at once when they are
+    been clustered in memory and saved: `obs[key_added]`, `obs[key_added + "_confidence"]`,
+    `obs[key_added + "_unlike"]`, `obsm["X_" + key_added]`, `obsm[key_added + "_proba"]`,
+    `obsm[key_added + "_leaves"]` and `uns[key_added]`, without its `design`; leaves and unlike cells not for the published network. They appear all at once when they are
     complete: they are written to a copy beside the file, which takes its place in the end, so that the file is as it
     was after an error, and also if the program is killed at any time. The copy is made in a hidden folder
     (`.<name>.scfcmi`); should one be left by a program that was killed, the next call clears it. The values in a
