@@ -503,7 +503,8 @@ class FCMI(ClusterMixin, BaseEstimator):
         """Write the fitted model to one `.safetensors` file.
 
         The file holds what later cells need: front layers, mixtures, landmarks as registered positions, the tree; and
-        as JSON everything else that the model knows: options, groups, feature names, history. It does not hold expression values, nor `assignment_`. It appears complete or not at all.
+        as JSON everything else that the model knows: options, groups, feature names, history. It does not hold
+        expression values, nor `assignment_`. It appears complete or not at all.
 
         Parameters
         ----------

@@ -84,11 +84,12 @@ def predict_on_disk(
     `None`. Writes into the file what :func:`scfcmi.tl.fair_cluster` sets, so that the file reads as if the cells had
     been clustered in memory and saved: `obs[key_added]`, `obs[key_added + "_confidence"]`,
     `obs[key_added + "_unlike"]`, `obsm["X_" + key_added]`, `obsm[key_added + "_proba"]`,
-    `obsm[key_added + "_leaves"]` and `uns[key_added]`, without its `design`; leaves and unlike cells not for the published network. They appear all at once when they are
-    complete: they are written to a copy beside the file, which takes its place in the end, so that the file is as it
-    was after an error, and also if the program is killed at any time. The copy is made in a hidden folder
-    (`.<name>.scfcmi`); should one be left by a program that was killed, the next call clears it. The values in a
-    `.zarr` folder are not copied where the file system can give files a second name.
+    `obsm[key_added + "_leaves"]` and `uns[key_added]`, without its `design`; leaves and unlike cells not for the
+    published network. They appear all at once when they are complete: they are written to a copy beside the file, which
+    takes its place in the end, so that the file is as it was after an error, and also if the program is killed at any
+    time. The copy is made in a hidden folder (`.<name>.scfcmi`); should one be left by a program that was killed, the
+    next call clears it. The values in a `.zarr` folder are not copied where the file system can give files a second
+    name.
 
     Raises
     ------
