@@ -292,8 +292,8 @@ def _plot(arguments: argparse.Namespace) -> None:
         raise ValueError(msg)
     else:
         drawn = getattr(pl, arguments.kind)(adata, arguments.key, show=False, **given)
-    axes = drawn if isinstance(drawn, Iterable) else [drawn]
-    figure = next(iter(axes)).get_figure(root=True)
+    axes: list[Any] = [*drawn] if isinstance(drawn, Iterable) else [drawn]
+    figure = axes[0].get_figure(root=True)
     with replacing(arguments.output) as new:
         figure.savefig(new, dpi=arguments.dpi, bbox_inches="tight")
     plt.close(figure)

@@ -299,7 +299,7 @@ class FCMI(ClusterMixin, BaseEstimator):
         )
         self.state_ = fit
         self.n_clusters_ = fit.n_clusters
-        self.history_, self.stopped_ = fit.history, fit.stopped
+        self.history_, self.stopped_ = dict(fit.history), dict(fit.stopped)
         parts = [fit.assign(block) for _, block in source.chunks()]
         self.assignment_ = Assignment(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
