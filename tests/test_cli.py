@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import anndata as ad
@@ -15,12 +17,16 @@ import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData
+from scipy import sparse
 
 import scfcmi
-from scfcmi.cli import main
+from scfcmi._options import OPTIONS
+from scfcmi.cli import OF_A_FIT, main
+from scfcmi.published import NetworkOptions
 from scfcmi.source._store import Changes
 
-COMMANDS = ("demo", "cluster", "evaluate")
+COMMANDS = ("demo", "cluster", "predict", "map", "recut", "diagnose", "evaluate", "plot", "report")
+CPU = ["--device", "cpu"]
 
 
 @pytest.fixture
@@ -32,17 +38,41 @@ def cells(adata: AnnData, tmp_path: Path) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def clustered(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A file that the command clustered, and the model of it; not to be changed."""
+    folder = tmp_path_factory.mktemp("clustered")
+    make_adata().write_h5ad(folder / "cells.h5ad")
+    out, model = folder / "clustered.h5ad", folder / "model.safetensors"
+    arguments = ["cluster", str(folder / "cells.h5ad"), "--sensitive-key", "tech", "-o", str(out), *CPU]
+    assert main([*arguments, "--n-clusters", "3", "--save-model", str(model)]) == 0
+    return out, model
+
+
 @pytest.fixture
 def stub(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """Calls that would have gone to `fair_cluster`, which only writes labels here."""
     calls: list[dict[str, Any]] = []
 
-    def fair_cluster(adata: AnnData, sensitive_key: str, n_clusters: int | None = None, **kwargs: Any) -> None:
-        calls.append({"sensitive_key": sensitive_key, "n_clusters": n_clusters, **kwargs})
+    def fair_cluster(adata: AnnData, sensitive_key: str, **kwargs: Any) -> None:
+        calls.append({"sensitive_key": sensitive_key, **kwargs})
         adata.obs[kwargs["key_added"]] = pd.Categorical((np.arange(adata.n_obs) % 3).astype(str))
 
     monkeypatch.setattr(scfcmi.tl, "fair_cluster", fair_cluster)
     return calls
+
+
+def make_adata() -> AnnData:
+    """300 cells of three types and two technologies, log-normalised, counts in a layer."""
+    rng = np.random.default_rng(0)
+    kind, tech = np.arange(300) % 3, np.arange(300) // 3 % 2
+    rate = rng.gamma(1, 2, size=(1, 60)) * (1 + 4 * np.eye(3)[kind].repeat(20, axis=1))
+    counts = rng.poisson(rate * np.exp(rng.normal(size=(2, 60)) / 2)[tech]).astype(np.float32)
+    logged = np.log1p(1e4 * counts / counts.sum(1, keepdims=True))
+    obs = pd.DataFrame({"tech": pd.Categorical.from_codes(tech, ["a", "b"]), "cell_type": kind.astype(str)})
+    obs.index = [f"cell{i}" for i in range(300)]
+    var = pd.DataFrame(index=[f"gene{i}" for i in range(60)])
+    return AnnData(sparse.csr_matrix(logged), obs=obs, var=var, layers={"counts": sparse.csr_matrix(counts)})
 
 
 def leftovers(folder: Path) -> list[str]:
@@ -82,6 +112,15 @@ def test_help_names_the_commands_and_their_options(capsys: pytest.CaptureFixture
         ["cluster", "in.h5ad", "--sensitive-key", "tech", "-o", "out.csv"],
         ["cluster", "in.h5ad", "--sensitive-key", "tech", "-o", "out.h5ad", "--n-clusters", "many"],
         ["cluster", "in.h5ad", "--sensitive-key", "tech", "-o", "out.h5ad", "--preset", "best"],
+        ["cluster", "in.h5ad", "--sensitive-key", "tech", "-o", "out.h5ad", "--save-model", "model.pkl"],
+        ["cluster", "in.h5ad", "--sensitive-key", "tech", "-o", "out.h5ad", "--network", "max_epochs"],
+        ["predict", "in.h5ad", "-o", "out.h5ad"],
+        ["map", "in.h5ad", "--model", "m.safetensors", "-o", "out.h5ad"],
+        ["recut", "in.h5ad", "-o", "out.h5ad"],
+        ["recut", "in.h5ad", "-o", "out.h5ad", "--n-clusters", "3", "--resolution", "2"],
+        ["plot", "in.h5ad", "umap", "-o", "figure.txt"],
+        ["plot", "in.h5ad", "violin", "-o", "figure.png"],
+        ["report", "in.h5ad", "-o", "page.pdf"],
         ["evaluate", "in.h5ad", "--sensitive-key", "tech"],
     ],
 )
@@ -92,6 +131,29 @@ def test_wrong_usage_exits_with_2(arguments: list[str], capsys: pytest.CaptureFi
     assert "usage: scfcmi" in capsys.readouterr().err
 
 
+def test_help_needs_no_large_library() -> None:
+    """What takes seconds to import has to wait until the arguments were understood."""
+    script = (
+        "import sys; from scfcmi.cli import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'numpy', 'pandas', 'torch', 'anndata', 'scanpy', 'sklearn', 'matplotlib'} & set(sys.modules)))"
+    )
+    for arguments in (["--help"], ["cluster", "--help"], ["--version"], ["cluster"]):
+        done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=True)
+        assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_options_of_a_fit_are_those_of_the_table(capsys: pytest.CaptureFixture[str]) -> None:
+    decided_here = {"network", "standardize", "progress_bar"}
+    assert set(OF_A_FIT) == set(OPTIONS) - decided_here
+    with pytest.raises(SystemExit):
+        main(["cluster", "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    for name in OF_A_FIT:
+        assert f"--{name.replace('_', '-')}" in said and OPTIONS[name].help in said
+
+
 # cluster ------------------------------------------------------------------------------------------------------------
 
 
@@ -99,14 +161,14 @@ def test_cluster_writes_a_copy(cells: Path, tmp_path: Path, capsys: pytest.Captu
     before = cells.read_bytes()
     out = tmp_path / "out.h5ad"
     arguments = ["cluster", str(cells), "--sensitive-key", "tech", "-o", str(out), "--n-clusters", "3"]
-    assert main([*arguments, "--label-key", "cell_type", "--max-epochs", "2", "--device", "cpu"]) == 0
+    assert main([*arguments, "--label-key", "cell_type", *CPU]) == 0
     found = ad.read_h5ad(out)
     assert found.obs["fair_cluster"].nunique() <= 3
     assert found.obsm["X_fair_cluster"].shape[0] == found.obsm["fair_cluster_proba"].shape[0] == found.n_obs
     assert found.uns["fair_cluster"]["metrics"]["nmi"] >= 0
     assert cells.read_bytes() == before
-    said = capsys.readouterr().out
-    assert "conditional_fairness" in said and str(out) in said
+    said = capsys.readouterr()
+    assert "conditional_fairness" in said.out and str(out) in said.err
     assert not leftovers(tmp_path)
 
 
@@ -126,7 +188,7 @@ def test_cluster_without_reading_the_matrix_at_once(
     adata.uns["note"] = "stays"
     cells, out, model = tmp_path / f"in.{source}", tmp_path / f"out.{target}", tmp_path / "m.safetensors"
     adata.write_zarr(cells) if source == "zarr" else adata.write_h5ad(cells)
-    options = ["--n-clusters", "3", "--max-epochs", "2", "--device", "cpu", "--mask-var", "mine"]
+    options = ["--n-clusters", "3", *CPU, "--mask-var", "mine"]
     arguments = ["cluster", str(cells), "--sensitive-key", "tech", "-o", str(out), "--save-model", str(model), *options]
     if not in_memory:
         monkeypatch.setattr(ad, "read_h5ad", lambda *_, **__: pytest.fail("the whole file was read"))
@@ -138,10 +200,10 @@ def test_cluster_without_reading_the_matrix_at_once(
     assert main([*arguments, *(["--in-memory"] if in_memory else [])]) == 0
     monkeypatch.undo()
     found = ad.read_zarr(out) if target == "zarr" else ad.read_h5ad(out)
-    scfcmi.tl.fair_cluster(adata, "tech", 3, mask_var="mine", max_epochs=2, device="cpu", progress_bar=False)
+    scfcmi.tl.fair_cluster(adata, "tech", 3, mask_var="mine", device="cpu", progress_bar=False)
     assert found.obs["fair_cluster"].tolist() == adata.obs["fair_cluster"].tolist()
     assert set(found.obsm) == set(adata.obsm) and set(found.uns) == {"fair_cluster", "note"}
-    assert scfcmi.model.FCMI.load(model).n_features_ == 90
+    assert scfcmi.model.FCMI.load(model).n_features_in_ == 90
     assert not leftovers(tmp_path)
     if not in_memory:
         assert main(["cluster", str(out), "--sensitive-key", "tech", "-o", str(out), *options, "--overwrite"]) == 0
@@ -153,18 +215,28 @@ def test_every_option_reaches_the_function(cells: Path, tmp_path: Path, stub: li
     out = str(tmp_path / "out.h5ad")
     assert main(["cluster", str(cells), "--sensitive-key", "tech", "-o", out]) == 0
     options = (
-        "--n-clusters 7 --label-key cell_type --layer counts --preset paper --key-added mine --random-state 5 "
-        "--device cpu --max-epochs 9 --batch-size 64 --fairness 0.25 --mask-var mine --overwrite "
-        "--devices 2 --checkpoint run.safetensors --continuous-keys depth mito --precision 64-true --no-early-stopping"
+        "--n-clusters 7 --resolution 2 --label-key cell_type --layer counts --preset paper --key-added mine "
+        "--random-state 5 --device cpu --fairness 0.25 --mask-var mine --overwrite --devices 2 --n-init 3 "
+        "--continuous-keys depth mito --network max_epochs=9 hidden=[16,8] precision=64-true"
     )
     assert main(["cluster", str(cells), "--sensitive-key", "tech", "-o", out, *options.split()]) == 0
     plain, full = stub
-    assert plain["n_clusters"] is plain["fairness"] is plain["max_epochs"] is plain["use_rep"] is None
-    assert (plain["preset"], plain["key_added"], plain["random_state"]) == ("default", "fair_cluster", 0)
-    assert (plain["mask_var"], plain["precision"], plain["early_stopping"]) == ("highly_variable", "32-true", True)
+    assert plain == {name: OPTIONS[name].default for name in OF_A_FIT} | {
+        "sensitive_key": ["tech"],
+        "continuous_keys": None,
+        "use_rep": None,
+        "layer": None,
+        "mask_var": "highly_variable",
+        "label_key": None,
+        "network": None,
+        "key_added": "fair_cluster",
+        "n_init": 1,
+        "return_model": True,
+    }
     assert full == {
         "sensitive_key": ["tech"],
         "n_clusters": 7,
+        "resolution": 2.0,
         "continuous_keys": ["depth", "mito"],
         "use_rep": None,
         "layer": "counts",
@@ -172,15 +244,12 @@ def test_every_option_reaches_the_function(cells: Path, tmp_path: Path, stub: li
         "label_key": "cell_type",
         "preset": "paper",
         "fairness": 0.25,
+        "network": NetworkOptions(max_epochs=9, hidden=(16, 8), precision="64-true"),
         "key_added": "mine",
         "random_state": 5,
+        "n_init": 3,
         "device": "cpu",
         "devices": 2,
-        "checkpoint": Path("run.safetensors"),
-        "max_epochs": 9,
-        "batch_size": 64,
-        "precision": "64-true",
-        "early_stopping": False,
         "return_model": True,
     }
     assert "mine" in ad.read_h5ad(out).obs
@@ -216,7 +285,13 @@ def test_impossible_output_is_refused_before_any_work(
     assert not stub
 
 
-@pytest.mark.parametrize("error", [ValueError("no such\nthing"), KeyError("no such thing"), OSError("no such thing")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("no such\nthing"),
+        *(kind("no such thing") for kind in (KeyError, OSError, TypeError, RuntimeError, FloatingPointError)),
+    ],
+)
 def test_failure_leaves_no_file_and_one_line(
     error: Exception,
     cells: Path,
@@ -259,7 +334,7 @@ def test_ctrl_c(
 
     monkeypatch.setattr(scfcmi.tl, "fair_cluster", interrupt)
     assert main(["cluster", str(cells), "--sensitive-key", "tech", "-o", str(tmp_path / "out.h5ad")]) == 130
-    assert capsys.readouterr().err == "scfcmi: interrupted; no output was written\n"
+    assert capsys.readouterr().err == "scfcmi: interrupted; every output is complete or as it was\n"
 
 
 def test_faults_of_the_program_keep_their_traceback(
@@ -302,6 +377,44 @@ def test_what_the_function_refuses(
     assert message in error_of(capsys)
 
 
+@pytest.mark.parametrize("found", [True, False])
+def test_raw_counts_are_normalised_first(
+    found: bool, adata: AnnData, tmp_path: Path, stub: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+    inner = scfcmi.tl.fair_cluster
+
+    def fair_cluster(adata: AnnData, sensitive_key: str, **kwargs: Any) -> None:
+        seen.append(adata.X.toarray())
+        inner(adata, sensitive_key, **kwargs)
+
+    monkeypatch.setattr(scfcmi.tl, "fair_cluster", fair_cluster)
+    if found:
+        adata.X = adata.layers["counts"].copy()
+    adata.write_h5ad(tmp_path / "in.h5ad")
+    arguments = ["cluster", str(tmp_path / "in.h5ad"), "--sensitive-key", "tech", "--raw-counts"]
+    for more in ([], ["--in-memory", "--overwrite"]):
+        assert main([*arguments, "-o", str(tmp_path / "out.h5ad"), *more]) == 0
+        counts = adata.layers["counts"].toarray()
+        want = np.log1p(1e4 * counts / counts.sum(1, keepdims=True)) if found else adata.X.toarray()
+        np.testing.assert_allclose(seen.pop(), want, rtol=1e-4)
+        written = ad.read_h5ad(tmp_path / "out.h5ad")
+        np.testing.assert_array_equal(written.X.toarray(), adata.X.toarray())
+        assert set(written.uns) <= {"fair_cluster"} and "fair_cluster" in written.obs
+
+
+def test_summary_as_json(cells: Path, tmp_path: Path, stub: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["cluster", str(cells), "--sensitive-key", "tech", "-o", str(tmp_path / "out.h5ad"), "--json"]
+    assert main([*arguments, "--label-key", "cell_type"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["key"], found["n_cells"], found["n_clusters"]) == ("fair_cluster", 300, 3)
+    assert found["sizes"] == {"0": 100, "1": 100, "2": 100} and 0 <= found["scores"]["mnce"] <= 1
+    arguments = ["evaluate", str(cells), "--cluster-key", "leiden", "--sensitive-key", "tech", "--json"]
+    assert main([*arguments, "--per-cluster"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert set(found["scores"]) == {"leiden"} and set(found["clusters"]["leiden"]) == set("0123")
+
+
 @pytest.mark.parametrize("command", ["cluster", "evaluate"])
 def test_unreadable_input(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rest = ["-o", str(tmp_path / "out.h5ad")] if command == "cluster" else ["--cluster-key", "leiden"]
@@ -323,8 +436,8 @@ def test_evaluate_prints_and_writes(cells: Path, tmp_path: Path, capsys: pytest.
     assert list(table.index) == ["leiden", "cell_type"]
     assert table.loc["cell_type", "nmi"] == pytest.approx(1)
     assert table.loc["leiden", "n_clusters"] == 4
-    said = capsys.readouterr().out
-    assert "leiden" in said and "mnce" in said and str(out) in said
+    said = capsys.readouterr()
+    assert "leiden" in said.out and "mnce" in said.out and str(out) in said.err
     assert main([*arguments, "--csv", str(out)]) == 1
     assert "use --overwrite" in error_of(capsys)
 
@@ -342,6 +455,157 @@ def test_evaluate_unknown_column(cells: Path, capsys: pytest.CaptureFixture[str]
     assert "'louvain' is not a column" in error_of(capsys)
 
 
+# what follows a clustering ------------------------------------------------------------------------------------------
+
+
+def test_predict(clustered: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    done, model = clustered
+    cells, out = tmp_path / "cells.h5ad", tmp_path / "out.h5ad"
+    make_adata()[::2].copy().write_h5ad(cells)
+    before = cells.read_bytes()
+    arguments = ["predict", str(cells), "--model", str(model), "--sensitive-key", "tech", *CPU]
+    assert main([*arguments, "-o", str(out), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["scores"]["n_cells"] == 150
+    want = ad.read_h5ad(done).obs["fair_cluster"][::2]
+    assert (ad.read_h5ad(out).obs["fair_cluster"].astype(str) == want.astype(str)).mean() > 0.98
+    assert cells.read_bytes() == before
+    assert main([*arguments, "-o", str(cells)]) == 1
+    assert "use --overwrite" in error_of(capsys)
+    assert main([*arguments, "-o", str(cells), "--overwrite"]) == 0
+    pd.testing.assert_frame_equal(ad.read_h5ad(cells).obs, ad.read_h5ad(out).obs)
+    assert not leftovers(tmp_path)
+    capsys.readouterr()
+    assert main(["predict", str(cells), "--model", str(cells), "-o", str(out), "--overwrite"]) == 1
+    assert "not a usable model file" in error_of(capsys)
+
+
+def test_predict_without_groups_has_no_scores(
+    clustered: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cells = tmp_path / "cells.zarr"
+    make_adata().write_zarr(cells)
+    arguments = ["predict", str(cells), "--model", str(clustered[1]), "-o", str(tmp_path / "out.zarr"), *CPU]
+    assert main(arguments) == 0
+    assert capsys.readouterr().out == "300 cells in 3 clusters\n"
+    assert main([*arguments[:5], str(tmp_path / "out.h5ad"), *CPU]) == 1
+    assert "is .zarr, and so must be the output" in error_of(capsys)
+
+
+def test_map(
+    clustered: tuple[Path, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    calls: list[dict[str, Any]] = []
+
+    def map_query(adata: AnnData, model: Any, **kwargs: Any) -> None:
+        calls.append(kwargs | {"n_clusters": model.n_clusters_})
+        adata.obs[kwargs["key_added"]] = pd.Categorical(["0", "1", "2"] * 100)
+        adata.uns[kwargs["key_added"]] = {"mapping": {"n_genes": 60}}
+
+    monkeypatch.setitem(vars(scfcmi.tl), "map_query", map_query)
+    cells, out = tmp_path / "cells.h5ad", tmp_path / "out.h5ad"
+    make_adata().write_h5ad(cells)
+    arguments = ["map", str(cells), "--model", str(clustered[1]), "--sensitive-key", "tech", "-o", str(out)]
+    assert main([*arguments, "--new-groups", "fit", "--key-added", "mine", "--json"]) == 0
+    expected = {"sensitive_key": ["tech"], "new_groups": "fit", "layer": None, "key_added": "mine", "n_clusters": 3}
+    assert calls == [expected]
+    assert json.loads(capsys.readouterr().out)["sizes"] == {"0": 100, "1": 100, "2": 100}
+    found = ad.read_h5ad(out)
+    assert "mine" in found.obs and found.uns["mine"]["mapping"]["n_genes"] == 60
+
+
+def test_recut(clustered: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    done, _ = clustered
+    out = tmp_path / "out.h5ad"
+    assert main(["recut", str(done), "--n-clusters", "2", "-o", str(out), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["n_clusters"] == 2
+    before, after = ad.read_h5ad(done), ad.read_h5ad(out)
+    want = before.copy()
+    scfcmi.tl.recut(want, n_clusters=2)
+    assert after.obs["fair_cluster"].tolist() == want.obs["fair_cluster"].tolist()
+    assert after.obsm["fair_cluster_proba"].shape == (300, 2)
+    np.testing.assert_array_equal(after.obsm["X_fair_cluster"], before.obsm["X_fair_cluster"])
+    assert (after.X != before.X).nnz == 0 and "fair_cluster_leaves" in after.obsm
+    arguments = ["recut", str(out), "--resolution", "8", "--key-added", "fine", "-o", str(out), "--overwrite"]
+    assert main(arguments) == 0
+    both = ad.read_h5ad(out)
+    assert both.obs["fine"].nunique() >= 3 and both.obs["fair_cluster"].nunique() == 2
+    assert not leftovers(tmp_path)
+    capsys.readouterr()
+    assert main(["recut", str(out), "--key", "none", "--n-clusters", "2", "-o", str(out), "--overwrite"]) == 1
+    assert "no tree under the name 'none'" in error_of(capsys)
+
+
+def test_diagnose(
+    clustered: tuple[Path, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def diagnose(adata: AnnData, key: str, sensitive_key: Any) -> Any:
+        assert "tree" in adata.uns[key] and adata.obsm[f"{key}_leaves"].shape[0] == 300 and adata.X is not None
+        adata.uns[f"{key}_diagnosis"] = {"overall": "fine"}
+        table = pd.DataFrame({"verdict": ["mixed"] * 3, "forced": [0.0, 0.5, np.nan]}, index=["0", "1", "2"])
+        return SimpleNamespace(clusters=table, overall="fine")
+
+    monkeypatch.setitem(vars(scfcmi.tl), "diagnose", diagnose)
+    done, _ = clustered
+    assert main(["diagnose", str(done)]) == 0
+    assert "mixed" in capsys.readouterr().out
+    out = tmp_path / "out.h5ad"
+    assert main(["diagnose", str(done), "-o", str(out), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["overall"] == "fine" and found["clusters"]["2"] == {"verdict": "mixed", "forced": None}
+    before, after = ad.read_h5ad(done), ad.read_h5ad(out)
+    assert set(after.uns) == {*before.uns, "fair_cluster_diagnosis"}
+    pd.testing.assert_frame_equal(after.obs, before.obs)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["n_clusters"], ["composition", "--sensitive-key", "tech"], ["confidence"], ["training"], ["tree"]],
+    ids=lambda arguments: arguments[0],
+)
+def test_plot(arguments: list[str], clustered: tuple[Path, Path], tmp_path: Path, figure_is_drawn: Callable) -> None:
+    out = tmp_path / "figure.png"
+    assert main(["plot", str(clustered[0]), *arguments, "-o", str(out)]) == 0
+    assert figure_is_drawn(out)
+
+
+def test_plot_umap_by_columns(clustered: tuple[Path, Path], tmp_path: Path, figure_is_drawn: Callable) -> None:
+    cells = ad.read_h5ad(clustered[0])
+    cells.obsm["X_fair_cluster_umap"] = np.random.default_rng(0).normal(size=(300, 2))
+    cells.write_h5ad(tmp_path / "cells.h5ad")
+    out = tmp_path / "figure.png"
+    assert main(["plot", str(tmp_path / "cells.h5ad"), "umap", "--color", "tech", "cell_type", "-o", str(out)]) == 0
+    assert figure_is_drawn(out)
+
+
+def test_plot_refuses_what_a_figure_does_not_take(
+    clustered: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for arguments, message in (
+        (["training", "--sensitive-key", "tech"], "not for training"),
+        (["tree", "--color", "tech"], "not for tree"),
+        (["confidence", "--key", "other"], "other"),
+    ):
+        assert main(["plot", str(clustered[0]), *arguments, "-o", str(tmp_path / "figure.png")]) == 1
+        assert message in error_of(capsys)
+    assert not list(tmp_path.iterdir())
+
+
+def test_report(clustered: tuple[Path, Path], tmp_path: Path) -> None:
+    cells = ad.read_h5ad(clustered[0])
+    cells.obsm["X_fair_cluster_umap"] = np.random.default_rng(0).normal(size=(300, 2))
+    cells.write_h5ad(tmp_path / "cells.h5ad")
+    out = tmp_path / "page.html"
+    assert main(["report", str(tmp_path / "cells.h5ad"), "-o", str(out), "--title", "Three & two"]) == 0
+    page = out.read_text(encoding="utf-8")
+    assert "<h1>Three &amp; two</h1>" in page and "300 cells are in 3 clusters" in page
+
+
 # demo and the installed script --------------------------------------------------------------------------------------
 
 
@@ -351,7 +615,7 @@ def test_demo(
     monkeypatch.setattr(scfcmi.cli, "DEMO_CELLS", 300)
     monkeypatch.setattr(scfcmi.cli, "DEMO_GENES", 1000)
     folder = tmp_path / "new" / "folder"
-    assert main(["demo", "-o", str(folder), "--max-epochs", "3"]) == 0
+    assert main(["demo", "-o", str(folder), *CPU]) == 0
     assert sorted(path.name for path in folder.iterdir()) == ["scfcmi_demo.h5ad", "scfcmi_demo.png"]
     found = ad.read_h5ad(folder / "scfcmi_demo.h5ad")
     assert found.n_obs == 300 and "fair_cluster" in found.obs and "X_fair_cluster" in found.obsm
@@ -367,7 +631,7 @@ def figure_is_drawn() -> Callable[[Path], bool]:
         import matplotlib.image
 
         image = matplotlib.image.imread(path)
-        return image.shape[0] > 300 and float(image[..., :3].std()) > 0.01
+        return min(image.shape[:2]) > 150 and float(image[..., :3].std()) > 0.01
 
     return is_drawn
 

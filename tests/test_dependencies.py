@@ -42,6 +42,17 @@ def imported_names(path: Path) -> set[str]:
     return names
 
 
+def top_level_imports(path: Path) -> set[str]:
+    """The same, of imports that happen when the file itself is imported."""
+    names: set[str] = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            names.add(node.module.split(".")[0])
+    return names
+
+
 def test_every_import_is_declared() -> None:
     declared = {normalised(requirement.name) for requirement in requirements()}
     distributions = packages_distributions()
@@ -52,6 +63,19 @@ def test_every_import_is_declared() -> None:
             if not owners & declared:
                 undeclared.setdefault(name, []).append(str(path.relative_to(PACKAGE)))
     assert not undeclared
+
+
+def test_what_every_fit_imports_is_no_extra() -> None:
+    """What the core imports has to come with the package, also without extras."""
+    runtime = {normalised(r.name) for r in requirements() if r.marker is None or r.marker.evaluate({"extra": ""})}
+    distributions = packages_distributions()
+    missing = {}
+    for folder in ("communities", "front", "model", "registration", "source"):
+        for path in sorted((PACKAGE / folder).rglob("*.py")):
+            for name in top_level_imports(path) - set(sys.stdlib_module_names) - {"scfcmi", "__future__"}:
+                if not {normalised(owner) for owner in distributions.get(name, [name])} & runtime:
+                    missing.setdefault(name, []).append(str(path.relative_to(PACKAGE)))
+    assert not missing
 
 
 def test_installed_versions_satisfy_the_bounds() -> None:

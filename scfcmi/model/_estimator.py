@@ -79,8 +79,8 @@ class FCMI(ClusterMixin, BaseEstimator):
     groups_
         The groups of the fit.
     deviation_
-        With the default: how far each group was moved in each cluster on top of what it was moved as a whole, in standard
-        deviations of the prior, shape (n_groups, n_clusters).
+        With the default: how far each group was moved in each cluster on top of what it was moved as a whole, in
+        standard deviations of the prior, shape (n_groups, n_clusters).
     history_, stopped_
         Terms of the objective, an array each, and why the fit ended.
     n_features_in_, feature_names_
@@ -306,7 +306,7 @@ class FCMI(ClusterMixin, BaseEstimator):
         )
         self.state_ = fit
         self.n_clusters_ = fit.n_clusters
-        self.history_, self.stopped_ = fit.history, fit.stopped
+        self.history_, self.stopped_ = dict(fit.history), dict(fit.stopped)
         parts = [fit.assign(block) for _, block in source.chunks()]
         self.assignment_ = Assignment(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
@@ -455,8 +455,8 @@ class FCMI(ClusterMixin, BaseEstimator):
         """What cells would look like, had a group measured them.
 
         With the default, a registered position is displaced as the group displaces it there, and brought back to
-        columns; what the directions of the front layer do not span stands at its mean, so that decoded cells are smoother
-        than measured ones. :func:`scfcmi.tl.correct` works on every gene.
+        columns; what the directions of the front layer do not span stands at its mean, so that decoded cells are
+        smoother than measured ones. :func:`scfcmi.tl.correct` works on every gene.
 
         Parameters
         ----------
@@ -509,9 +509,9 @@ class FCMI(ClusterMixin, BaseEstimator):
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write the fitted model to one `.safetensors` file.
 
-        The file holds what later cells need: front layers, mixtures, up to 30,000 landmarks as registered positions, the
-        tree; and as JSON everything else that the model knows: options, groups, feature names, history. It does not
-        hold expression values, nor `assignment_`. It appears complete or not at all.
+        The file holds what later cells need: front layers, mixtures, landmarks as registered positions, the tree; and
+        as JSON everything else that the model knows: options, groups, feature names, history. It does not hold
+        expression values, nor `assignment_`. It appears complete or not at all.
 
         Parameters
         ----------
@@ -615,7 +615,9 @@ class FCMI(ClusterMixin, BaseEstimator):
             msg = "network holds options of the published network: pass preset='paper' with it."
             raise ValueError(msg)
         if self.preset == "paper" and values.names:
-            msg = f"preset='paper' has no place for continuous attributes ({list(values.names)}): use the default preset."
+            msg = (
+                f"preset='paper' has no place for continuous attributes ({list(values.names)}): use the default preset."
+            )
             raise ValueError(msg)
         check_devices(self.device, self.devices)
 

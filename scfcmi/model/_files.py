@@ -379,7 +379,7 @@ def _read(path: Path, fail: Fail) -> tuple[dict[str, Any], dict[str, Tensor]]:
         tensors = {}
         for name, entry in entries.items():
             tensors[name] = torch.empty(entry.shape, dtype=DTYPES[entry.dtype])
-            buffer = tensors[name].numpy().reshape(-1).view(np.uint8)
+            buffer = memoryview(tensors[name].numpy().reshape(-1).view(np.uint8))
             if file.readinto(buffer) != len(buffer):
                 fail(f"it ends within tensor {name!r}; it may be truncated")
             seen.update(buffer)
@@ -630,9 +630,7 @@ def _parts(document: dict[str, Any]) -> Iterator[tuple[str, Part, dict[str, int]
             yield f"looks.{i}.{name}", part, sizes
 
 
-def _check_shapes(
-    found: Mapping[str, tuple[str, tuple[int, ...]]], document: dict[str, Any], fail: Fail
-) -> None:
+def _check_shapes(found: Mapping[str, tuple[str, tuple[int, ...]]], document: dict[str, Any], fail: Fail) -> None:
     """The tensors that the document calls for; those of the published network are checked by itself."""
     if document["preset"] == "paper":
         return

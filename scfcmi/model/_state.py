@@ -51,7 +51,17 @@ class Assignment:
 
     @classmethod
     def stacked(cls, parts: Sequence[Assignment]) -> Assignment:
-        """Assignments of consecutive cells as one."""
+        """Assignments of consecutive cells as one.
+
+        Parameters
+        ----------
+        parts
+            At least one.
+
+        Returns
+        -------
+        Of all cells.
+        """
         if len(parts) == 1:
             return parts[0]
         labels, proba, embedding = (

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 from anndata.io import read_elem
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from scfcmi._keys import CORRECTED, DEFAULT_KEY, Keys, checked_name
 from scfcmi._replace import replacing
@@ -45,12 +46,13 @@ def predict_on_disk(
     use_rep: str | None = None,
     layer: str | None = None,
     key_added: str = DEFAULT_KEY,
+    progress_bar: bool | None = None,
 ) -> None:
     """Assign the cells of a file to the clusters of a fitted model, and write the result into the file.
 
     The matrix is read once, a chunk at a time, and what is known of a chunk is written before the next is read: memory
-    does not grow with the matrix. Genes are found by name, and all genes of the model have to be there. For cells of new
-    groups, or with genes missing, see :func:`scfcmi.tl.map_query`.
+    does not grow with the matrix. Genes are found by name, and all genes of the model have to be there. For cells of
+    new groups, or with genes missing, see :func:`scfcmi.tl.map_query`.
 
     Parameters
     ----------
@@ -74,17 +76,20 @@ def predict_on_disk(
         Layer with log-normalised expression instead of `X`.
     key_added
         Name under which results are written.
+    progress_bar
+        Show progress; when absent, only in a terminal.
 
     Returns
     -------
     `None`. Writes into the file what :func:`scfcmi.tl.fair_cluster` sets, so that the file reads as if the cells had
-    been clustered in memory and saved: `obs[key_added]`, `obs[key_added + "_confidence"]`, `obs[key_added + "_unlike"]`,
-    `obsm["X_" + key_added]`, `obsm[key_added + "_proba"]`, `obsm[key_added + "_leaves"]` and `uns[key_added]`, without
-    its `design`; leaves and unlike cells not for the published network. They appear all at once when they are
-    complete: they are written to a copy beside the file, which takes its place in the end, so that the file is as it
-    was after an error, and also if the program is killed at any time. The copy is made in a hidden folder
-    (`.<name>.scfcmi`); should one be left by a program that was killed, the next call clears it. The values in a
-    `.zarr` folder are not copied where the file system can give files a second name.
+    been clustered in memory and saved: `obs[key_added]`, `obs[key_added + "_confidence"]`,
+    `obs[key_added + "_unlike"]`, `obsm["X_" + key_added]`, `obsm[key_added + "_proba"]`,
+    `obsm[key_added + "_leaves"]` and `uns[key_added]`, without its `design`; leaves and unlike cells not for the
+    published network. They appear all at once when they are complete: they are written to a copy beside the file, which
+    takes its place in the end, so that the file is as it was after an error, and also if the program is killed at any
+    time. The copy is made in a hidden folder (`.<name>.scfcmi`); should one be left by a program that was killed, the
+    next call clears it. The values in a `.zarr` folder are not copied where the file system can give files a second
+    name.
 
     Raises
     ------
@@ -144,13 +149,16 @@ def predict_on_disk(
             embedding = changes.array(f"obsm/{keys.embedding}", (n, model.n_dims_))
             proba = changes.array(f"obsm/{keys.proba}", (n, model.n_clusters_))
             given_numbers = numbers if numbers.names else None
+            bar = tqdm(total=n, desc="FCMI", unit=" cells", disable=None if progress_bar is None else not progress_bar)
             for rows, part in model.assign_chunks(source, of_cell, continuous=given_numbers):
+                bar.update(len(part.labels))
                 embedding[rows], proba[rows] = part.embedding, part.proba
                 found[rows], confidence[rows] = part.labels, part.confidence
                 if part.leaves is not None:
                     changes.append(f"obsm/{keys.leaves}", part.leaves)
                 if part.unlike is not None:
                     says_unlike, unlike[rows] = True, part.unlike
+            bar.close()
             clusters = clusters_of(found)
             given = {
                 "sensitive_key": storable_keys(attributes) if attributes else None,
@@ -158,6 +166,7 @@ def predict_on_disk(
                 "label_key": label_key,
                 "use_rep": use_rep,
                 "layer": layer,
+                "use_raw": False,
                 "n_vars": source.shape[1],
                 "n_init": 1,
             }
@@ -191,21 +200,34 @@ def _by_attribute(columns: list[pd.Series], keys: list[str], model: FCMI) -> dic
 
 
 def store_run(
-    path: str | os.PathLike[str], adata: AnnData, key_added: str, output: str | os.PathLike[str] | None = None
+    path: str | os.PathLike[str],
+    adata: AnnData,
+    key_added: str,
+    output: str | os.PathLike[str] | None = None,
+    *,
+    part: Literal["run", "cut", "diagnosis"] = "run",
 ) -> None:
-    """Write a file with what a clustering has set in `adata`, and all else of a file with the same cells.
+    """Write a file with what was set in `adata`, and all else of a file with the same cells.
 
-    It replaces the file, or, if there is one, `output`, in one step: all of it or nothing.
+    It replaces the file, or, if there is one, `output`, in one step: all of it or nothing. Of a run, a cut or a
+    diagnosis, all that belongs to an earlier one goes, and what `adata` has of this one comes.
     """
     keys = Keys(key_added)
     output = path if output is None else output
     share = os.path.realpath(output) == os.path.realpath(path)
+    nothing: dict[str, tuple[str, ...]] = {"obs": (), "obsm": ()}
+    cut = keys.of_a_cut
+    names = {
+        "run": keys.of_a_run,
+        "cut": cut | {"uns": (*cut["uns"], keys.uns)},
+        "diagnosis": nothing | {"uns": (keys.diagnosis,)},
+    }[part]
     with replacing(output) as new, open_store(path) as root:
-        without = _stale(root, keys)
+        without = _stale(root, keys) if part == "run" else [f"{slot}/{name}" for slot in names for name in names[slot]]
         with copied(root, path, new, without=without, room=_room(adata, keys), share=share) as changes:
             for slot in ("obs", "obsm", "uns"):
                 held = getattr(adata, slot)
-                for name in keys.of_a_run[slot]:
+                for name in names[slot]:
                     if name in held:
                         values = held[name]
                         changes.put(f"{slot}/{name}", values.values if isinstance(values, pd.Series) else values)

@@ -222,7 +222,9 @@ def test_odd_data_give_a_result(name: str, n_clusters: int | None, standardize: 
     with warnings.catch_warnings():
         # Only ours may come: what a library says of its input is not for users of this package.
         warnings.simplefilter("error")
-        warnings.filterwarnings("ignore", r"(groups has groups of a single cell|Only \d of \d clusters|The data support)")
+        warnings.filterwarnings(
+            "ignore", r"(groups has groups of a single cell|Only \d of \d clusters|The data support)"
+        )
         model = FCMI(k, standardize=standardize, progress_bar=False, device="cpu").fit(x, groups)
         found = [model.assignment_, model.assign(x, groups), model.assign(x)]
     assert k is None or model.n_clusters_ == k

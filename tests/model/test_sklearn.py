@@ -33,9 +33,7 @@ DO_NOT_APPLY = {
 
 
 @pytest.mark.filterwarnings("ignore")
-@parametrize_with_checks(
-    [FCMI(2, **QUICK)], expected_failed_checks=lambda _: DO_NOT_APPLY
-)
+@parametrize_with_checks([FCMI(2, **QUICK)], expected_failed_checks=lambda _: DO_NOT_APPLY)
 def test_checks_of_scikit_learn(estimator: FCMI, check: Any) -> None:
     check(estimator)
 

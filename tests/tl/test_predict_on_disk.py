@@ -137,7 +137,10 @@ def test_several_attributes_and_numbers(adata: AnnData, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("values", "message"),
-    [(["other"] * 300, r"values that the model was not fitted with: \['other'\]"), ([None] + ["tech0"] * 299, "1 missing")],
+    [
+        (["other"] * 300, r"values that the model was not fitted with: \['other'\]"),
+        ([None] + ["tech0"] * 299, "1 missing"),
+    ],
 )
 def test_groups_that_are_not_those_of_the_fit(
     values: list[str | None], message: str, adata: AnnData, model: FCMI, tmp_path: Path
