@@ -102,8 +102,8 @@ def map_query(
     `adata.obsm[key_added + "_leaves"]` : :class:`scipy.sparse.csr_matrix` (dtype `float32`)
         Default preset: p(leaf given cell), shape (n_cells, n_leaves).
     `adata.uns[key_added]` : :class:`dict`
-        `params`, and `mapping`: number of genes matched and imputed, names and numbers of cells of new groups, the number
-        of cells unlike the reference, and the columns transferred.
+        `params`, and `mapping`: number of genes matched and imputed, names and numbers of cells of new groups, the
+        number of cells unlike the reference, and the columns transferred.
 
     Raises
     ------

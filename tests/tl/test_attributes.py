@@ -8,7 +8,6 @@ from typing import Any
 
 import anndata as ad
 import numpy as np
-import pandas as pd
 import pytest
 from anndata import AnnData
 
@@ -63,8 +62,6 @@ def test_everything_that_reads_it(crossed: AnnData) -> None:
     sf.tl.umap(crossed)
     titles = [axis.get_title() for axis in sf.pl.umap(crossed, show=False)]
     assert titles == ["fair_cluster", *KEYS]
-    with pytest.raises(ValueError, match="names several sensitive attributes"):
-        sf.pl.composition(crossed, show=False)
 
 
 def test_mapping_sees_combinations(crossed: AnnData) -> None:

@@ -7,7 +7,7 @@ import random
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,8 @@ from sklearn.decomposition import PCA
 from sklearn.metrics import adjusted_rand_score
 
 from scfcmi.model import FCMI
-from scfcmi.tl import fair_cluster
 from scfcmi.published import NetworkOptions
+from scfcmi.tl import fair_cluster
 
 QUICK: dict[str, Any] = {"progress_bar": False, "device": "cpu"}
 
@@ -71,13 +71,25 @@ def check_output(adata: AnnData, n_clusters: int, key: str = "fair_cluster") -> 
 
     uns = adata.uns[key]
     assert set(uns) - {"design"} == {
-        "params", "history", "metrics", "n_clusters", "stopped", "tree", "registration",
+        "params",
+        "history",
+        "metrics",
+        "n_clusters",
+        "stopped",
+        "tree",
+        "registration",
     }
     assert uns["params"]["n_clusters"] == n_clusters == uns["n_clusters"]["chosen"]
     assert all(value is not None for value in uns["params"].values())
     history = uns["history"]
     assert set(history) == {
-        "free_energy", "log_likelihood", "prior", "reconstruction", "h_c_given_g", "h_c_given_x", "i_gc",
+        "free_energy",
+        "log_likelihood",
+        "prior",
+        "reconstruction",
+        "h_c_given_g",
+        "h_c_given_x",
+        "i_gc",
     }
     for name, values in history.items():
         assert values.shape == (uns["stopped"]["epoch"],), name
