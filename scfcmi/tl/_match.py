@@ -89,12 +89,12 @@ def match(
     one_to_one = np.isin(np.arange(len(table)), rows) & (shared > 0)
     partner = np.where(shared > 0, partner, table.to_numpy().argmax(axis=1))
     shared = table.to_numpy()[np.arange(len(table)), partner]
-    names: dict[int, str] = {i: table.columns[partner[i]] for i in np.flatnonzero(one_to_one)}
+    names: dict[int, str] = {i: table.columns[partner[i]] for i in np.flatnonzero(one_to_one).tolist()}
     taken = {*names.values(), *table.columns}
-    for i in np.flatnonzero(~one_to_one):
+    for i in np.flatnonzero(~one_to_one).tolist():
         base = table.columns[partner[i]] if shared[i] else str(table.index[i])
-        names[int(i)] = _free(base, taken)
-        taken.add(names[int(i)])
+        names[i] = _free(base, taken)
+        taken.add(names[i])
     sizes = own.value_counts().reindex(table.index).to_numpy()
     union = sizes + table.sum(axis=0).to_numpy()[partner] - shared
     name_of = {cluster: names[i] for i, cluster in enumerate(table.index)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -121,7 +122,8 @@ def tradeoff(
     def fit(n_clusters: int | None, preset: Preset, value: float | None) -> FCMI:
         options = network
         if value is not None and knob != "fairness":
-            options = replace(network or NetworkOptions(), **{knob: value})
+            weight: dict[str, Any] = {knob: value}
+            options = replace(network or NetworkOptions(), **weight)
         return FCMI(
             n_clusters,
             preset=preset,
