@@ -77,9 +77,9 @@ def with_group(
 ) -> Mixture:
     """The same mixture with one more group, the last, at no weight among all.
 
-    EM over the cells of the group, with centres, variances and all other groups fixed. It starts from several places, and
-    the one is kept under which the cells are likeliest, displacements integrated out. Where there are few cells, the
-    prior holds the group at what was expected of it.
+    EM over the cells of the group, with centres, variances and all other groups fixed. It starts from several places,
+    and the one is kept under which the cells are likeliest, displacements integrated out. Where there are few cells,
+    the prior holds the group at what was expected of it.
 
     Parameters
     ----------

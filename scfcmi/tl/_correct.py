@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -41,12 +40,12 @@ def correct(
     """Take the technical effect out of the expression of every gene.
 
     The leaves of the tree, small clusters of registered cells, say which cells of different groups are alike. For every
-    gene, the effect of a group is estimated as what its cells have more or less than like cells of the other groups: one
-    shift for the group, and a deviation from it in each leaf, shrunken where there are few cells. A cell is then moved by
-    the difference between the effect of the reference and that of its own group, weighted by its probabilities of
-    leaves. It keeps what makes it differ from the cells around it, and a cluster that only one group has keeps what makes
-    it differ from other clusters. Where the expected expression falls, values are multiplied, so that zeros stay zeros;
-    where it rises, the difference is added.
+    gene, the effect of a group is estimated as what its cells have more or less than like cells of the other groups:
+    one shift for the group, and a deviation from it in each leaf, shrunken where there are few cells. A cell is then
+    moved by the difference between the effect of the reference and that of its own group, weighted by its probabilities
+    of leaves. It keeps what makes it differ from the cells around it, and a cluster that only one group has keeps what
+    makes it differ from other clusters. Where the expected expression falls, values are multiplied, so that zeros stay
+    zeros; where it rises, the difference is added.
 
     The effect comes from gene expression itself and not from :meth:`scfcmi.model.FCMI.decode`, which sees the few
     directions along which cells *within* groups differ, and so only a part of what groups differ in. Corrected values

@@ -75,8 +75,8 @@ def diagnose(
 
     Clusters of :func:`scfcmi.tl.fair_cluster` are judged by what the fit knows: counts, registered positions, and how
     far every group had to be moved in every cluster. Those of any other method are judged by counts, and by where cells
-    are in `use_rep`, in which every group may have a shift of its own, or in the registered positions of a run, if there
-    are any. In each cluster, a group is
+    are in `use_rep`, in which every group may have a shift of its own, or in the registered positions of a run, if
+    there are any. In each cluster, a group is
 
     * `"shared"`: its cells overlap those of other groups in the cluster (without positions: there are as many as
       expected);
@@ -102,8 +102,8 @@ def diagnose(
         Column of `obs` with the technology, batch or donor; that of the run when absent. Of several, the combinations
         of levels are judged; name one to judge its levels.
     use_rep
-        Entry of `obsm` with positions of cells. When absent, the registered positions of the run called `key`, or of the
-        one of the default name; without any, counts alone are judged.
+        Entry of `obsm` with positions of cells. When absent, the registered positions of the run called `key`, or of
+        the one of the default name; without any, counts alone are judged.
 
     Returns
     -------

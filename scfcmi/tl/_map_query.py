@@ -102,8 +102,8 @@ def map_query(
     `adata.obsm[key_added + "_leaves"]` : :class:`scipy.sparse.csr_matrix` (dtype `float32`)
         Default preset: p(leaf given cell), shape (n_cells, n_leaves).
     `adata.uns[key_added]` : :class:`dict`
-        `params`, and `mapping`: number of genes matched and imputed, names and numbers of cells of new groups, the number
-        of cells unlike the reference, and the columns transferred.
+        `params`, and `mapping`: number of genes matched and imputed, names and numbers of cells of new groups, the
+        number of cells unlike the reference, and the columns transferred.
 
     Raises
     ------
@@ -211,8 +211,8 @@ def _check_groups(unknown: list[str], new_groups: NewGroups, model: FCMI, sensit
         raise ValueError(msg)
     if unknown and not isinstance(model.state_, Registered):
         msg = (
-            f"The groups {unknown} are new, but a model of preset={model.preset!r} keeps nothing that tells how they are "
-            "displaced."
+            f"The groups {unknown} are new, but a model of preset={model.preset!r} keeps nothing that tells how they "
+            "are displaced."
         )
         raise ValueError(msg)
 
@@ -301,8 +301,8 @@ class _Labels(NamedTuple):
         n_known = model.state_.tree.n_leaves if registered else model.n_clusters_
         if name not in reference.obsm or reference.obsm[name].shape[1] != n_known:
             msg = (
-                f"reference.obsm[{name!r}] with {n_known} columns is needed: pass the data that this model was fitted to, "
-                "and the name of that run as reference_key."
+                f"reference.obsm[{name!r}] with {n_known} columns is needed: pass the data that this model was fitted "
+                "to, and the name of that run as reference_key."
             )
             raise ValueError(msg)
         known = obs_column(reference, column, "transfer").reset_index(drop=True)

@@ -34,13 +34,13 @@ def markers(
 ) -> pd.DataFrame:
     """Marker genes of each cluster, tested within groups and combined over them.
 
-    :func:`scanpy.tl.rank_genes_groups` compares a cluster with all other cells inside every group, so that no difference
-    between groups counts as one between clusters. Scores are combined by Stouffer's method, Σ √n z / √Σ n over the groups
-    with n cells of the cluster. A gene that only one group shows has a large score there and a small one in the others:
-    `min_score` is the smallest score over groups, in the direction of the combined one.
+    :func:`scanpy.tl.rank_genes_groups` compares a cluster with all other cells inside every group, so that no
+    difference between groups counts as one between clusters. Scores are combined by Stouffer's method, Σ √n z / √Σ n
+    over the groups with n cells of the cluster. A gene that only one group shows has a large score there and a small
+    one in the others: `min_score` is the smallest score over groups, in the direction of the combined one.
 
-    Tests on clusters that were found in the same expression values are too optimistic; the order of genes is of use, not
-    the size of small p-values.
+    Tests on clusters that were found in the same expression values are too optimistic; the order of genes is of use,
+    not the size of small p-values.
 
     Parameters
     ----------
@@ -63,9 +63,9 @@ def markers(
 
     Returns
     -------
-    One row per cluster and gene, best first: `cluster`, `gene`, `score` (combined), `min_score`, `log2_fold_change` (mean
-    over groups, weighted as scores are), `pvalue` and `pvalue_adj` (Benjamini-Hochberg within the cluster), `n_groups`
-    tested. Clusters that no group has enough cells of have no rows. Nothing is written to `adata`.
+    One row per cluster and gene, best first: `cluster`, `gene`, `score` (combined), `min_score`, `log2_fold_change`
+    (mean over groups, weighted as scores are), `pvalue` and `pvalue_adj` (Benjamini-Hochberg within the cluster),
+    `n_groups` tested. Clusters that no group has enough cells of have no rows. Nothing is written to `adata`.
 
     Raises
     ------

@@ -24,9 +24,9 @@ def match(
     """Name the clusters of one run after those of another, or after curated labels.
 
     Each cluster gets the name of the reference cluster that it corresponds to, one to one, so that as many cells as
-    possible have the same name in both (the assignment problem). Clusters beyond that, of which there are some when there
-    are more than in the reference, get the name of the one that most of their cells are in and a number that is free:
-    `"T cell 2"` beside `"T cell"`. Which cells belong together does not change.
+    possible have the same name in both (the assignment problem). Clusters beyond that, of which there are some when
+    there are more than in the reference, get the name of the one that most of their cells are in and a number that is
+    free: `"T cell 2"` beside `"T cell"`. Which cells belong together does not change.
 
     Parameters
     ----------
@@ -43,9 +43,9 @@ def match(
 
     Returns
     -------
-    One row per cluster: its `name`, the `reference` cluster, `n_cells`, the number of its cells that are in the reference
-    cluster (`n_shared`), and their share of both together (`overlap`, Jaccard's index); or the copy if `copy=True`. Sets
-    `adata.obs[key_added]` (dtype `category`).
+    One row per cluster: its `name`, the `reference` cluster, `n_cells`, the number of its cells that are in the
+    reference cluster (`n_shared`), and their share of both together (`overlap`, Jaccard's index); or the copy if
+    `copy=True`. Sets `adata.obs[key_added]` (dtype `category`).
 
     Raises
     ------
@@ -89,12 +89,12 @@ def match(
     one_to_one = np.isin(np.arange(len(table)), rows) & (shared > 0)
     partner = np.where(shared > 0, partner, table.to_numpy().argmax(axis=1))
     shared = table.to_numpy()[np.arange(len(table)), partner]
-    names: dict[int, str] = {i: table.columns[partner[i]] for i in np.flatnonzero(one_to_one)}
+    names: dict[int, str] = {i: table.columns[partner[i]] for i in np.flatnonzero(one_to_one).tolist()}
     taken = {*names.values(), *table.columns}
-    for i in np.flatnonzero(~one_to_one):
+    for i in np.flatnonzero(~one_to_one).tolist():
         base = table.columns[partner[i]] if shared[i] else str(table.index[i])
-        names[int(i)] = _free(base, taken)
-        taken.add(names[int(i)])
+        names[i] = _free(base, taken)
+        taken.add(names[i])
     sizes = own.value_counts().reindex(table.index).to_numpy()
     union = sizes + table.sum(axis=0).to_numpy()[partner] - shared
     name_of = {cluster: names[i] for i, cluster in enumerate(table.index)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -47,8 +48,9 @@ def tradeoff(
     """Cluster with several values of one knob, and score what is gained and what changes.
 
     With the default preset, proportions are each group's own at `fairness` 0, and the same for all groups at 1. What
-    agrees less with the clustering at the smallest value is what the knob has moved, for better where it was a technical
-    effect and for worse where it was biology. Labels, where there are any, tell which. Nothing is written to `adata`.
+    agrees less with the clustering at the smallest value is what the knob has moved, for better where it was a
+    technical effect and for worse where it was biology. Labels, where there are any, tell which. Nothing is written to
+    `adata`.
 
     Parameters
     ----------
@@ -115,14 +117,13 @@ def tradeoff(
     knob, values = _knob(preset, {"fairness": fairness, "alpha": alpha, "beta": beta})
     groups = obs_groups(adata, sensitive_key)
     labels = None if label_key is None else obs_labels(adata, label_key)
-    source, _ = select_source(
-        adata, use_rep=use_rep, layer=layer, use_raw=use_raw, mask_var=mask_var, deferred=True
-    )
+    source, _ = select_source(adata, use_rep=use_rep, layer=layer, use_raw=use_raw, mask_var=mask_var, deferred=True)
 
     def fit(n_clusters: int | None, preset: Preset, value: float | None) -> FCMI:
         options = network
         if value is not None and knob != "fairness":
-            options = replace(network or NetworkOptions(), **{knob: value})
+            weight: dict[str, Any] = {knob: value}
+            options = replace(network or NetworkOptions(), **weight)
         return FCMI(
             n_clusters,
             preset=preset,

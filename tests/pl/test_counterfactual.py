@@ -10,17 +10,15 @@ import pytest
 from anndata import AnnData
 
 import scfcmi as sf
-from scfcmi.train import one_thread
 
-QUICK: dict[str, Any] = {"max_epochs": 3, "progress_bar": False, "device": "cpu", "return_model": True}
+QUICK: dict[str, Any] = {"progress_bar": False, "device": "cpu", "return_model": True}
 FITTED: list[tuple[AnnData, sf.model.FCMI]] = []
 
 
 @pytest.fixture
 def fitted(adata: AnnData) -> tuple[AnnData, sf.model.FCMI]:
     if not FITTED:
-        with one_thread():
-            FITTED.append((adata, sf.tl.fair_cluster(adata, "tech", 3, **QUICK)))
+        FITTED.append((adata, sf.tl.fair_cluster(adata, "tech", 3, **QUICK)))
     return FITTED[0]
 
 
@@ -68,8 +66,7 @@ def test_what_is_shown_can_be_chosen(fitted: tuple[AnnData, sf.model.FCMI]) -> N
 
 def test_combinations_of_attributes(adata: AnnData) -> None:
     adata.obs["donor"] = np.array(["u", "v"])[np.arange(adata.n_obs) // 6 % 2]
-    with one_thread():
-        model = sf.tl.fair_cluster(adata, ["tech", "donor"], 3, **QUICK)
+    model = sf.tl.fair_cluster(adata, ["tech", "donor"], 3, **QUICK)
     axes = sf.pl.counterfactual(adata, model=model, show=False)
     assert axes is not None
     assert [axis.get_title() for axis in axes][1:] == [f"as {level}" for level in model.groups_.levels]

@@ -111,9 +111,7 @@ def test_a_group_without_counterpart_is_left_alone() -> None:
     np.testing.assert_allclose(moved, x, atol=1e-5)
 
 
-def test_blocks_of_cells_and_genes_change_nothing(
-    clustered: AnnData, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_blocks_of_cells_and_genes_change_nothing(clustered: AnnData, monkeypatch: pytest.MonkeyPatch) -> None:
     adata = clustered
     whole = correct(adata, copy=True)
     monkeypatch.setattr(_correct, "EFFECTS", 7 * 2 * adata.obsm["fair_cluster_leaves"].shape[1])
@@ -172,9 +170,7 @@ def test_clusters_stand_for_leaves_where_there_are_none(clustered: AnnData) -> N
         ({"sparse_threshold": float("nan")}, ValueError, "sparse_threshold=nan"),
     ],
 )
-def test_refused(
-    clustered: AnnData, arguments: dict[str, Any], error: type[Exception], match: str
-) -> None:
+def test_refused(clustered: AnnData, arguments: dict[str, Any], error: type[Exception], match: str) -> None:
     adata = clustered.copy()
     with pytest.raises(error, match=match):
         correct(adata, **arguments)

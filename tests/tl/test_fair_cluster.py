@@ -7,7 +7,7 @@ import random
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,20 +23,12 @@ from sklearn.decomposition import PCA
 from sklearn.metrics import adjusted_rand_score
 
 from scfcmi.model import FCMI
+from scfcmi.published import NetworkOptions
 from scfcmi.tl import fair_cluster
-from scfcmi.train import one_thread
 
-QUICK: dict[str, Any] = {"max_epochs": 2, "progress_bar": False, "device": "cpu"}
-
+QUICK: dict[str, Any] = {"progress_bar": False, "device": "cpu"}
 
 COMPUTED: list[AnnData] = []
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Data this small are not worth sharing out."""
-    with one_thread():
-        yield
 
 
 @pytest.fixture
@@ -63,29 +55,53 @@ def check_output(adata: AnnData, n_clusters: int, key: str = "fair_cluster") -> 
     assert type(embedding) is np.ndarray
     assert embedding.dtype == np.float32
     assert len(embedding) == adata.n_obs
-    np.testing.assert_allclose(np.linalg.norm(embedding, axis=1), 1, atol=1e-4)
+    assert np.isfinite(embedding).all()
 
-    proba = adata.obsm[f"{key}_proba"]
+    proba, leaves = adata.obsm[f"{key}_proba"], adata.obsm[f"{key}_leaves"]
     assert type(proba) is np.ndarray
     assert proba.dtype == np.float32
     assert proba.shape == (adata.n_obs, n_clusters)
     assert proba.min() >= 0
     np.testing.assert_allclose(proba.sum(axis=1), 1, atol=1e-4)
+    confidence = proba[np.arange(adata.n_obs), labels.astype(int)]
+    np.testing.assert_allclose(adata.obs[f"{key}_confidence"], confidence)
+    assert sparse.issparse(leaves) and leaves.format == "csr"
+    np.testing.assert_allclose(np.asarray(leaves.sum(axis=1)).ravel(), 1, atol=1e-4)
+    assert adata.obs[f"{key}_unlike"].dtype == bool
 
     uns = adata.uns[key]
-    assert set(uns) - {"design"} == {"params", "history", "metrics", "n_clusters", "stopped"}
+    assert set(uns) - {"design"} == {
+        "params",
+        "history",
+        "metrics",
+        "n_clusters",
+        "stopped",
+        "tree",
+        "registration",
+    }
     assert uns["params"]["n_clusters"] == n_clusters == uns["n_clusters"]["chosen"]
     assert all(value is not None for value in uns["params"].values())
     history = uns["history"]
-    assert {"epoch", "loss", "reconstruction", "h_c", "h_c_given_x", "i_gc", "i_xc_given_g"} <= set(history)
+    assert set(history) == {
+        "free_energy",
+        "log_likelihood",
+        "prior",
+        "reconstruction",
+        "h_c_given_g",
+        "h_c_given_x",
+        "i_gc",
+    }
     for name, values in history.items():
         assert values.shape == (uns["stopped"]["epoch"],), name
         assert np.isfinite(values).all(), name
-    np.testing.assert_array_equal(history["epoch"], np.arange(1, uns["stopped"]["epoch"] + 1))
-    np.testing.assert_allclose(
-        history["i_xc_given_g"], history["h_c"] - history["h_c_given_x"] - history["i_gc"], atol=1e-5
-    )
+    np.testing.assert_allclose(history["free_energy"], history["prior"] - history["log_likelihood"], atol=1e-5)
     assert {"mnce", "balance"} <= set(uns["metrics"])
+    tree, n_leaves = uns["tree"], leaves.shape[1]
+    assert tree["merges"].shape == (n_leaves - 1, 2) and tree["link"].shape == (n_leaves - 1,)
+    assert (np.diff(tree["link"]) <= 0).all()
+    assert np.sort(tree["merges"].ravel()).tolist() == list(range(2 * n_leaves - 2))
+    n_groups = len(uns["registration"]["groups"])
+    assert uns["registration"]["deviation"].shape == (n_groups, n_clusters)
 
 
 def assert_same(a: AnnData, b: AnnData, key: str = "fair_cluster") -> None:
@@ -167,7 +183,7 @@ def test_representation(adata: AnnData) -> None:
     fair_cluster(adata, "tech", 3, use_rep="X_pca", key_added="array", **QUICK)
     fair_cluster(adata, "tech", 3, use_rep="frame", key_added="table", **QUICK)
     check_output(adata, 3, "array")
-    assert adata.obsm["X_array"].shape == (300, 9)
+    assert len(adata.obsm["X_array"]) == 300
     assert adata.uns["array"]["params"]["n_vars"] == 8
     assert adata.uns["array"]["params"]["use_rep"] == "X_pca"
     assert adata.obs["array"].tolist() == adata.obs["table"].tolist()
@@ -226,7 +242,7 @@ def test_kinds_of_sensitive_attribute(adata: AnnData, expected: AnnData, kind: s
 
 def test_sixty_groups(adata: AnnData) -> None:
     adata.obs["donor"] = [f"donor{i % 60}" for i in range(300)]
-    model = fair_cluster(adata, "donor", 3, batch_size=100, return_model=True, **QUICK)
+    model = fair_cluster(adata, "donor", 3, return_model=True, **QUICK)
     assert model.groups_.n == 60
     check_output(adata, 3)
 
@@ -243,7 +259,7 @@ def test_number_of_clusters_is_chosen(adata: AnnData) -> None:
     check_output(adata, evidence["chosen"])
     assert 2 <= evidence["chosen"] <= 10
     assert evidence["chosen"] in evidence["candidates"]
-    assert evidence["candidates"].shape == evidence["score"].shape
+    assert evidence["candidates"].shape == evidence["link"].shape
 
 
 def test_returns(adata: AnnData) -> None:
@@ -276,17 +292,16 @@ def test_same_key_again_leaves_nothing_of_the_first_run(adata: AnnData) -> None:
     adata.uns["fair_cluster_colors"] = np.array(["#000000"] * 5)
     fair_cluster(adata, "tech", 2, **QUICK)
     check_output(adata, 2)
-    assert set(adata.obsm) == {"X_fair_cluster", "fair_cluster_proba"}
+    assert set(adata.obsm) == {"X_fair_cluster", "fair_cluster_proba", "fair_cluster_leaves"}
     assert set(adata.uns) == {"fair_cluster"}
     assert "ari" not in adata.uns["fair_cluster"]["metrics"]
     assert "label_key" not in adata.uns["fair_cluster"]["params"]
 
 
-def test_fewer_cells_than_small_clusters(adata: AnnData) -> None:
+def test_fewer_cells_than_genes(adata: AnnData) -> None:
     few = adata[:24].copy()
     fair_cluster(few, "tech", 3, **QUICK)
     check_output(few, 3)
-    assert few.n_obs < few.uns["fair_cluster"]["params"]["n_fine"]
     assert few.n_obs < few.n_vars
 
 
@@ -375,7 +390,7 @@ def test_input_is_not_written_to(adata: AnnData, expected: AnnData) -> None:
 
 
 def test_params_say_what_was_used(adata: AnnData) -> None:
-    fair_cluster(adata, "tech", 3, fairness=0.25, random_state=7, batch_size=128, **QUICK)
+    fair_cluster(adata, "tech", 3, fairness=0.25, random_state=7, **QUICK)
     params = adata.uns["fair_cluster"]["params"]
     used = {
         "sensitive_key": "tech",
@@ -383,13 +398,11 @@ def test_params_say_what_was_used(adata: AnnData) -> None:
         "preset": "default",
         "fairness": 0.25,
         "random_state": 7,
-        "batch_size": 128,
-        "max_epochs": 2,
+        "resolution": 1.0,
         "device": "cpu",
         "n_vars": 100,
     }
     assert {name: params[name] for name in used} == used
-    assert adata.uns["fair_cluster"]["stopped"] == {"epoch": 2, "reason": "ran all 2 epochs"}
 
 
 def test_labels_never_meet_training(adata: AnnData, expected: AnnData) -> None:
@@ -424,14 +437,12 @@ def test_seed_matters(adata: AnnData, expected: AnnData) -> None:
     assert not np.array_equal(adata.obsm["X_fair_cluster"], expected.obsm["X_fair_cluster"])
 
 
-def test_same_seed_in_a_fresh_process(expected: AnnData, tmp_path: Path) -> None:
-    bare = expected.copy()
-    del bare.obs["fair_cluster"]
-    bare.write_h5ad(tmp_path / "in.h5ad")
+def test_same_seed_in_a_fresh_process(adata: AnnData, expected: AnnData, tmp_path: Path) -> None:
+    adata.write_h5ad(tmp_path / "in.h5ad")
     code = (
         "import sys, anndata, scfcmi\n"
         "a = anndata.read_h5ad(sys.argv[1])\n"
-        "scfcmi.tl.fair_cluster(a, 'tech', 3, max_epochs=2, progress_bar=False, device='cpu')\n"
+        "scfcmi.tl.fair_cluster(a, 'tech', 3, progress_bar=False, device='cpu')\n"
         "a.obs[['fair_cluster']].to_csv(sys.argv[2])\n"
     )
     root = Path(__file__).resolve().parents[2]
@@ -447,7 +458,8 @@ def test_global_random_states_stay(adata: AnnData, preset: Any) -> None:
     few = adata[:40].copy()
     numpy_state, torch_state, python_state = np.random.get_state(), torch.get_rng_state(), random.getstate()
     threads = torch.get_num_threads()
-    fair_cluster(few, "tech", 3, preset=preset, **(QUICK | {"max_epochs": 1}))
+    network = NetworkOptions(max_epochs=1) if preset == "paper" else None
+    fair_cluster(few, "tech", 3, preset=preset, network=network, **QUICK)
     after = np.random.get_state()
     assert after[0] == numpy_state[0]
     np.testing.assert_array_equal(after[1], numpy_state[1])
@@ -484,3 +496,82 @@ def test_results_do_not_follow_the_order_of_genes_or_names(adata: AnnData) -> No
     shuffled = adata[:, order].copy()
     fair_cluster(shuffled, "tech", 3, key_added="again", progress_bar=False, device="cpu")
     assert adjusted_rand_score(adata.obs["fair_cluster"], shuffled.obs["again"]) > 0.95
+
+
+# Cuts, parts and other matrices
+
+
+def test_resolutions_are_nested(adata: AnnData) -> None:
+    for resolution in (0.3, 1.0, 3.0):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            fair_cluster(adata, "tech", resolution=resolution, key_added=f"r{resolution}", **QUICK)
+    coarse, middle, fine = (adata.obs[f"r{resolution}"] for resolution in (0.3, 1.0, 3.0))
+    assert coarse.nunique() <= middle.nunique() < fine.nunique()
+    for inner, outer in ((fine, middle), (middle, coarse)):
+        assert (pd.crosstab(inner, outer) > 0).sum(axis=1).max() == 1
+
+
+def test_restricted_to_some_clusters(adata: AnnData) -> None:
+    before = adata.obs["cell_type"].copy()
+    own = fair_cluster(
+        adata, "tech", 2, restrict_to=("cell_type", ["type0", "type2"]), key_added="sub", return_model=True, **QUICK
+    )
+    labels = adata.obs["sub"].astype(str)
+    outside = (before == "type1").to_numpy()
+    assert (labels[outside] == "type1").all()
+    assert set(labels[~outside]) <= {f"type{k},{c}" for k in (0, 2) for c in (0, 1)}
+    assert ari(adata[~outside], [label.split(",")[1] for label in labels[~outside]]) > 0.9
+    assert isinstance(own, FCMI) and len(own.labels_) == (~outside).sum()
+    pd.testing.assert_series_equal(adata.obs["cell_type"], before)
+    assert not adata.obsm and list(adata.uns["sub"]["params"]["restrict_to"]) == ["cell_type", "type0", "type2"]
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "match"),
+    [
+        (("cell_type", ["type9"]), ValueError, r"restrict_to names \['type9'\].*there are \['type0'"),
+        (("cell_type", []), ValueError, "names no values"),
+        (("absent", ["x"]), KeyError, "restrict_to='absent'"),
+    ],
+)
+def test_restrictions_that_cannot_be(adata: AnnData, given: Any, error: type[Exception], match: str) -> None:
+    with pytest.raises(error, match=match):
+        fair_cluster(adata, "tech", 2, restrict_to=given, **QUICK)
+    assert not adata.uns and list(adata.obs) == ["tech", "cell_type"]
+
+
+def test_another_number_of_clusters_is_said(adata: AnnData) -> None:
+    """Four types, of which two pairs are close: two clusters hold over a wide range of resolutions."""
+    from scfcmi.communities import THRESHOLD, Tree
+    from scfcmi.model._evidence import say_alternative
+
+    merges = np.array([[0, 1], [2, 3], [4, 5]])
+    with pytest.warns(UserWarning, match=r"support 4 clusters.*and 2 over a wider range.*recut\(adata, n_clusters=2\)"):
+        say_alternative(Tree(merges, np.array([0.97, 0.95, 0.001]) * THRESHOLD), 4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        say_alternative(Tree(merges, np.array([5.0, 4.0, 0.001]) * THRESHOLD), 2)
+
+
+def test_raw(adata: AnnData, expected: AnnData) -> None:
+    adata.raw = adata
+    adata.X = adata.X.toarray() - adata.X.toarray().mean(axis=0)
+    fair_cluster(adata, "tech", 3, use_raw=True, **QUICK)
+    assert_same(adata, expected)
+
+
+def test_names_of_genes(adata: AnnData) -> None:
+    genes = [f"gene{i}" for i in range(60)]
+    want = fair_cluster(adata, "tech", 3, mask_var=np.arange(100) < 60, copy=True, **QUICK)
+    assert_same(fair_cluster(adata, "tech", 3, mask_var=genes, copy=True, **QUICK), want)
+
+
+def test_empty_cells_are_marked(adata: AnnData) -> None:
+    values = adata.X.toarray()
+    values[[7, 9]] = 0
+    adata.X = sparse.csr_matrix(values)
+    with pytest.warns(UserWarning, match="2 cells without counts"):
+        fair_cluster(adata, "tech", 3, **QUICK)
+    assert adata.obs["fair_cluster_unlike"].to_numpy()[[7, 9]].all()
+    assert adata.obs["fair_cluster_unlike"].mean() < 0.05

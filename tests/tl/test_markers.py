@@ -16,7 +16,7 @@ from scfcmi.tl import markers
 
 @pytest.fixture
 def cells() -> AnnData:
-    """Gene 0 marks cluster x in both groups, gene 1 in group a alone, gene 2 is high in group a, which has more of x."""
+    """Gene 0 marks cluster x in both groups, gene 1 in group a alone; gene 2 is high in group a, which has more x."""
     rng = np.random.default_rng(0)
     kind, tech = np.repeat(["x", "x", "y", "y"], [90, 30, 30, 90]), np.repeat(["a", "b", "a", "b"], [90, 30, 30, 90])
     x = 1 + 0.3 * rng.random((240, 6))

@@ -20,7 +20,9 @@ def labelled(**columns: str) -> AnnData:
 def test_the_same_clusters_get_the_same_names_in_any_order() -> None:
     rng = np.random.default_rng(0)
     old = rng.integers(0, 5, 200)
-    adata = AnnData(obs=pd.DataFrame({"old": old.astype(str), "new": rng.permutation(5)[old]}, index=map(str, range(200))))
+    adata = AnnData(
+        obs=pd.DataFrame({"old": old.astype(str), "new": rng.permutation(5)[old]}, index=map(str, range(200)))
+    )
     adata.obs["new"] = adata.obs["new"].astype(str)
     frame = match(adata, "new", "old")
     assert adata.obs["new_matched"].astype(str).tolist() == adata.obs["old"].tolist()

@@ -57,7 +57,6 @@ def test_pancreas_of_five_technologies(pancreas: AnnData, tmp_path: Path) -> Non
     assert uns["params"]["n_vars"] == 600
     assert list(pancreas.obs["fair_cluster"].cat.categories) == [str(k) for k in range(13)]
     assert pancreas.obsm["fair_cluster_proba"].shape == (pancreas.n_obs, 13)
-    np.testing.assert_allclose(np.linalg.norm(pancreas.obsm["X_fair_cluster"], axis=1), 1, atol=1e-4)
     # Principal components and Leiden reach 0.50 and 0.23 on these cells.
     assert uns["metrics"]["nmi"] > 0.57
     assert uns["metrics"]["conditional_fairness"] > 0.8
