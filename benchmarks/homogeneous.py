@@ -3,9 +3,9 @@
     python benchmarks/homogeneous.py
 
 Two tables. The first looks at points alone: neighbours, Leiden, merge tree; the smallest link in the tree of Gaussian
-samples, by local dimension and size, is what `homogeneous_link` of `scfcmi/communities/_tree.py` describes. The second runs
-whole fits on samples of one kind, with two groups drawn at random, and counts how many are split at resolution 1, by the
-first look and by a closer one.
+samples, by local dimension and size, is what `homogeneous_link` of `scfcmi/communities/_tree.py` describes. The second
+runs whole fits on samples of one kind, with two groups drawn at random, and counts how many are split at resolution 1,
+by the first look and by a closer one.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def table(frame: pd.DataFrame, form: str = "{:.3g}") -> str:
 
 
 def constants(found: pd.DataFrame) -> pd.DataFrame:
-    """Per number of directions: local dimension and smallest link at 1,000 points, and the exponent, beside those set."""
+    """Per number of directions: local dimension, smallest link at 1,000 points, and exponent, beside those set."""
     rows = {}
     for d, part in found.groupby("directions"):
         medians = part.groupby("n")["link"].median()
@@ -169,19 +169,15 @@ def report(found: pd.DataFrame, fits: pd.DataFrame) -> str:
         "# Homogeneous samples",
         "Made by `python benchmarks/homogeneous.py`. The data have no clusters, so every split is an error.",
         "## The link inside one cluster",
-        "Gaussian samples, points alone: neighbours, Leiden at a high resolution, merge tree. The smallest link of a tree "
-        "is that between the two halves that are joined last. By it, links are measured: what is set in the package, "
-        "beside what was found here.",
+        "Gaussian samples, points alone: neighbours, Leiden at a high resolution, merge tree. The smallest link of a "
+        "tree is that between the two halves that are joined last. By it, links are measured: what is set in the "
+        "package, beside what was found here.",
         table(constants(found)),
         "The smallest link of all seeds in units of the link that is expected there; parts stay apart below "
         f"{THRESHOLD:g} (in a closer look, below {THRESHOLD / 1.5:.2g}).",
         table(relative, "{:.2f}"),
-        f"Of these {len(found)} samples, {100 * (found['relative'] < THRESHOLD).mean():.1f} % are below the threshold"
-        + (
-            "."
-            if split.max() == 0
-            else ", by directions: " + ", ".join(f"{d}: {100 * s:.0f} %" for d, s in split.items()) + "."
-        ),
+        f"Of these {len(found)} samples, {100 * (found['relative'] < THRESHOLD).mean():.1f} % are below the threshold; "
+        "by directions, " + ", ".join(f"{d}: {100 * share:.0f} %" for d, share in split.items()) + ".",
         "## Whole fits",
         "Share of samples with more than one cluster, number unknown, resolution 1, two groups drawn at random.",
         table(shares, "{:.2f}"),
@@ -196,14 +192,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=12, help="samples of each kind and size; fewer of the largest")
     parser.add_argument("--quick", action="store_true", help="few and small samples, to see that it works")
+    parser.add_argument("--report", action="store_true", help="measure nothing, write the page of the rows there are")
     parser.add_argument("--out", type=Path, default=HERE / "results")
     args = parser.parse_args()
     seeds = 2 if args.quick else args.seeds
-    found = links([150, 1000] if args.quick else [150, 400, 1000, 3000, 9000], seeds)
-    fits = splits([40, 300] if args.quick else [40, 150, 600, 2400, 9000], seeds)
     args.out.mkdir(parents=True, exist_ok=True)
-    found.round(5).to_csv(args.out / "homogeneous_links.csv", index=False)
-    fits.to_csv(args.out / "homogeneous.csv", index=False)
+    tables = {"homogeneous_links.csv": links, "homogeneous.csv": splits}
+    sizes = [[150, 1000], [40, 300]] if args.quick else [[150, 400, 1000, 3000, 9000], [40, 150, 600, 2400, 9000]]
+    for (name, measure), of in zip(tables.items(), sizes, strict=True):
+        if not args.report:
+            measure(of, seeds).round(5).to_csv(args.out / name, index=False)
+    found, fits = (pd.read_csv(args.out / name) for name in tables)
     (args.out / "homogeneous.md").write_text(report(found, fits))
 
 

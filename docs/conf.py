@@ -39,7 +39,9 @@ root_doc = "index"
 # API pages
 autosummary_generate = True
 autodoc_member_order = "groupwise"
-autodoc_default_options = {"members": True, "show-inheritance": True}
+# scikit-learn makes these, and their text refers to its own glossary
+REQUESTS = ", ".join(f"set_{name}_request" for name in ("fit", "predict", "predict_proba", "score", "transform"))
+autodoc_default_options = {"members": True, "show-inheritance": True, "exclude-members": REQUESTS}
 default_role = "literal"
 napoleon_google_docstring = False
 napoleon_numpy_docstring = True
@@ -63,7 +65,12 @@ nitpick_ignore_regex = [(r"py:.*", r"(?!scfcmi\.(datasets|metrics|model|pl|tl)\.
 # pages
 myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
-nb_execution_mode = "off"
+# tutorials are stored without outputs: what they show is made here, in less than a minute each and without network
+nb_execution_mode = "force"
+nb_execution_timeout = 600
+nb_execution_raise_on_error = True
+nb_merge_streams = True
+nb_output_stderr = "remove"
 suppress_warnings = ["mystnb.unknown_mime_type"]
 
 html_theme = "sphinx_book_theme"

@@ -169,7 +169,10 @@ def test_values_are_checked_before_training_and_in_the_same_walk(monkeypatch: py
     small_chunks(monkeypatch, 32)
     x = VALUES.copy()
     x[N - 1, 4] = np.nan
-    unchecked = lambda *_, **__: pytest.fail("worked on values that were not checked")
+
+    def unchecked(*_: Any, **__: Any) -> None:
+        pytest.fail("worked on values that were not checked")
+
     monkeypatch.setattr("scfcmi.model._fit_default.register", unchecked)
     monkeypatch.setattr("scfcmi.published._fit.train", unchecked)
     for preset in ("default", "paper"):
