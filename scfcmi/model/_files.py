@@ -379,7 +379,7 @@ def _read(path: Path, fail: Fail) -> tuple[dict[str, Any], dict[str, Tensor]]:
         tensors = {}
         for name, entry in entries.items():
             tensors[name] = torch.empty(entry.shape, dtype=DTYPES[entry.dtype])
-            buffer = memoryview(tensors[name].numpy().reshape(-1).view(np.uint8))
+            buffer: Any = tensors[name].numpy().reshape(-1).view(np.uint8)
             if file.readinto(buffer) != len(buffer):
                 fail(f"it ends within tensor {name!r}; it may be truncated")
             seen.update(buffer)
