@@ -172,6 +172,54 @@ def repeatable(device: str | torch.device) -> Iterator[None]:
         _repeatable.leave()
 
 
+class _Threads:
+    """How many threads PyTorch uses on the CPU, which it knows for the whole process only."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._n, self._before = 0, 1
+
+    def enter(self, n: int) -> int:
+        with self._lock:
+            now = torch.get_num_threads()
+            if self._n == 0:
+                self._before = now
+            self._n += 1
+            torch.set_num_threads(n or self._before)
+            return now
+
+    def leave(self, before: int) -> None:
+        with self._lock:
+            self._n -= 1
+            torch.set_num_threads(before if self._n else self._before)
+
+
+_threads = _Threads()
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Have PyTorch work on one thread for a while: for small matrices, waiting for a second takes longer than it helps.
+
+    Several threads of a program may be inside at once, and the number is as it was when the last one leaves.
+    """
+    before = _threads.enter(1)
+    try:
+        yield
+    finally:
+        _threads.leave(before)
+
+
+@contextmanager
+def all_threads() -> Iterator[None]:
+    """Inside :func:`one_thread`, have as many threads as there were before, for matrices that are large."""
+    before = _threads.enter(0)
+    try:
+        yield
+    finally:
+        _threads.leave(before)
+
+
 @contextmanager
 def joined(device: torch.device) -> Iterator[None]:
     """Meet the other processes that a launcher has started, and part from them at the end; alone, nothing is done."""

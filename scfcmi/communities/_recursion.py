@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from scfcmi._device import all_threads
 from scfcmi.front import Front
 from scfcmi.registration import Design, Mixture, Positions, register, registered
 from scfcmi.source import Block
@@ -26,6 +28,8 @@ OWN_COMPS, MAX_DEPTH = 30, 3
 CLOSER_ROUNDS = 15
 # Fewer cells than this are not looked at again.
 FEWEST = 60
+# From so many cells on, looking for their neighbours is worth all threads.
+MANY = 50_000
 # In a closer look links count for so much more: what it splits has to be farther apart.
 STRICT = 1.5
 
@@ -388,7 +392,8 @@ def vote(look: Look, position: Tensor, component: Tensor) -> tuple[Votes, NDArra
     position, component
         Registered positions and likeliest components, shapes (n_cells, n_dims) and (n_cells,).
     """
-    index, distance = look.index.search(position, N_NEIGHBOURS, component)
+    with all_threads() if len(position) >= MANY else nullcontext():
+        index, distance = look.index.search(position, N_NEIGHBOURS, component)
     width = distance[:, -1:].clamp_min(1e-12)
     weight = torch.exp(-((distance / width) ** 2))
     proba = (weight / weight.sum(1, keepdim=True)).cpu().numpy()

@@ -18,7 +18,7 @@ from sklearn.utils import Tags, TransformerTags
 from sklearn.utils.validation import validate_data
 from tqdm import tqdm
 
-from scfcmi._device import check_devices, is_first_process, joined, repeatable, resolve_device
+from scfcmi._device import check_devices, is_first_process, joined, one_thread, repeatable, resolve_device
 from scfcmi._options import OPTIONS, Preset, check_options
 from scfcmi._warn import warn
 from scfcmi.published import NetworkOptions, PublishedFit, fit_published
@@ -249,6 +249,7 @@ class FCMI(ClusterMixin, BaseEstimator):
         with (
             joined(device),
             repeatable(device),
+            one_thread(),
             _steps(self.progress_bar, tell) as say,
             warnings.catch_warnings(),
         ):
@@ -383,7 +384,9 @@ class FCMI(ClusterMixin, BaseEstimator):
                 yield rows, Assignment(*state.assign(block))
             else:
                 own = None if codes is None else codes[rows]
-                yield rows, state.assign(block, own, None if values is None else values[rows])
+                with one_thread():
+                    part = state.assign(block, own, None if values is None else values[rows])
+                yield rows, part
 
     def predict(self, X: Any, groups: ArrayLike | Mapping[str, ArrayLike] | None = None) -> NDArray[np.int64]:
         """Cluster of each cell.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 from torch import Tensor
 
+from scfcmi._device import all_threads
 from scfcmi.source import stratified_sketch
 
 from ._design import Design
@@ -32,6 +34,8 @@ LENGTHS = (0.5, 1.0, 2.0)
 # A cell is far from all components when its likelihood is below that of so many standard deviations of a typical cell.
 FAR = 5.0
 FEWEST = 5
+# From so many cells on, a pass over them is worth all threads.
+MANY = 50_000
 
 
 @dataclass(frozen=True)
@@ -123,7 +127,8 @@ def register(
         mixture = with_new_components(mixture, cells, fairness, rng)
         mine = cells.share()
         for _ in range(PASSES):
-            sums = e_step(mixture, mine, fairness).over_processes()
+            with all_threads() if mine.n_cells >= MANY else nullcontext():
+                sums = e_step(mixture, mine, fairness).over_processes()
             history.append(asdict(free_energy(sums, coefficients.penalty, mixture.log_shares(fairness))))
             mixture, coefficients = m_step(sums, mixture, design, prior)
     typical = _typical(mixture, some, fairness)

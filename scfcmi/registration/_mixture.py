@@ -21,6 +21,8 @@ from ._positions import Positions
 
 # Cells of no weight that every group adds to every component, and that every component adds to the pooled variance.
 PSEUDO_COUNT, PSEUDO_CELLS = 1e-3, 20.0
+# Logarithm of p(c | z), next to that of the likeliest component, below which none falls.
+LOWEST = -50.0
 # Variance of a component, as a share of the pooled one, below which none falls.
 LEAST_VARIANCE = 0.2
 # Scales of displacements, in typical distances between types, below which none falls.
@@ -191,7 +193,8 @@ def e_step(mixture: Mixture, cells: Positions, fairness: float, temperature: flo
 def responsibilities(log_joint: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
     """p(c | z) at a temperature, and T log Σ_c p(z, c)^(1/T), shapes (n_cells, n_components) and (n_cells,)."""
     highest = log_joint.amax(1, keepdim=True)
-    r = (log_joint - highest).div_(temperature).exp_()
+    # Smaller ones say nothing, and as denormal numbers take a hundred times longer to add up.
+    r = (log_joint - highest).div_(temperature).clamp_min_(LOWEST).exp_()
     total = r.sum(1, keepdim=True)
     return r.div_(total), highest[:, 0] + temperature * torch.log(total[:, 0])
 
@@ -314,11 +317,12 @@ def m_step(
         for i in range(n_factors):
             others = moves - parts[i]
             level = torch.from_numpy(design.levels[:, i]).to(features.device)
-            n_levels = int(design.levels[:, i].max()) + 1
-            by_level = features.new_zeros(n_levels, m).index_add_(0, level, weight)
+            has_level = torch.nn.functional.one_hot(level).to(weight)
+            n_levels = has_level.shape[1]
+            by_level = has_level.T @ weight
             wanted = rest - mass[..., None] * (means + others)
             wanted = wanted / mixture.variances.double()[:, None]
-            target = features.new_zeros(n_levels, m, d).index_add_(0, level, wanted)
+            target = (has_level.T @ wanted.reshape(n_groups, -1)).reshape(n_levels, m, d)
             solved, factor = _solve(features, by_level, features.T @ target)
             # Shifting centres by what all levels share leaves every cell where it is and brings the levels nearer to 0.
             shared = solved.mean(0, keepdim=True)
