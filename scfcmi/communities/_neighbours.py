@@ -115,6 +115,8 @@ def local_dimension(distance: Tensor) -> Tensor:
     distance
         Distances to the nearest neighbours, increasing, shape (n_points, k).
     """
+    if distance.shape[1] < 2:  # of two or three points nothing can be said
+        return torch.ones(len(distance), dtype=torch.double, device=distance.device)
     d = distance.double().clamp_min(1e-12)
     return torch.log(d[:, -1:] / d[:, :-1]).mean(1)
 

@@ -17,8 +17,8 @@ THRESHOLD = 0.6
 # Smallest link found between parts of homogeneous Gaussian samples of 1,000 points, by the local dimension of the sample,
 # and the exponent by which it falls with the number of points (`benchmarks/homogeneous.py`).
 DIMENSION = np.array([1.0, 2.0, 3.0, 4.5, 6.0])
-LOG_LINK = np.log([0.0005, 0.0155, 0.033, 0.046, 0.053])
-EXPONENT = np.array([1.0, 0.55, 0.4, 0.27, 0.25])
+LOG_LINK = np.log([0.00012, 0.0155, 0.033, 0.046, 0.053])
+EXPONENT = np.array([1.5, 0.55, 0.4, 0.27, 0.25])
 LARGEST_LINK = 0.2
 
 
