@@ -293,14 +293,18 @@ def test_every_folder_with_code_is_a_package() -> None:
 def test_test_file_is_importable(path: Path) -> None:
     if path == Path(__file__).resolve():
         return
-    spec = importlib.util.spec_from_file_location(f"importable_{path.stem}", path)
+    # Some files import what stands beside them.
+    folder = ModuleType(f"importable_{path.parent.name}")
+    folder.__path__ = [str(path.parent)]
+    spec = importlib.util.spec_from_file_location(f"{folder.__name__}.{path.stem}", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
+    sys.modules |= {folder.__name__: folder, spec.name: module}
     try:
         spec.loader.exec_module(module)
     finally:
-        del sys.modules[spec.name]
+        for name in [name for name in sys.modules if name.partition(".")[0] == folder.__name__]:
+            del sys.modules[name]
 
 
 SNAPSHOT = """

@@ -95,7 +95,7 @@ def counterfactual(
     >>> adata = sf.datasets.simulated_atlas(n_cells=300, n_genes=200, random_state=0)
     >>> sc.pp.normalize_total(adata, target_sum=1e4)
     >>> sc.pp.log1p(adata)
-    >>> model = sf.tl.fair_cluster(adata, "tech", 4, max_epochs=5, progress_bar=False, return_model=True)
+    >>> model = sf.tl.fair_cluster(adata, "tech", 4, progress_bar=False, return_model=True)
     >>> axes = sf.pl.counterfactual(adata, model=model, show=False)
     >>> [axis.get_title() for axis in axes]
     ['measured', 'as tech0', 'as tech1']

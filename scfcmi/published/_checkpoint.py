@@ -52,7 +52,6 @@ class Checkpoint:
         self._path, self._next = path, -math.inf
         self._mark = {name: value for name, value in options.as_params().items() if name not in FREE}
         self._mark |= {"n_clusters": n_clusters, "random_state": random_state, "matrix": digest, "groups": codes}
-        self._mark |= {f"weight of {factor.name}": factor.weight for factor in groups.factors}
 
     def resume(self, state: State) -> None:
         """Put a new state to where the file was written, if there is one.

@@ -75,7 +75,7 @@ def run_processes(
         _write_rows(source, folder)
         np.save(folder / "codes.npy", groups.codes)
         factors = [
-            {"name": f.name, "levels": list(f.levels), "of_group": f.of_group.tolist(), "weight": f.weight}
+            {"name": f.name, "levels": list(f.levels), "of_group": f.of_group.tolist()}
             for f in groups.factors
         ]
         job = {
@@ -188,7 +188,7 @@ def read_job(folder: Path) -> dict[str, Any]:
     """Arguments of the fit, as :func:`run_processes` left them."""
     job = json.loads((folder / "job.json").read_text())
     factors = tuple(
-        Factor(f["name"], tuple(f["levels"]), np.array(f["of_group"], np.int64), f["weight"])
+        Factor(f["name"], tuple(f["levels"]), np.array(f["of_group"], np.int64))
         for f in job.pop("factors")
     )
     groups = Groups(np.load(folder / "codes.npy"), tuple(job.pop("levels")), factors)

@@ -88,12 +88,13 @@ def test_other_centres(cells: Cells, centres: Any) -> None:
 
 def test_several_attributes(cells: Cells) -> None:
     other = Groups((np.arange(len(cells.x)) % 3).astype(np.int64), ("x", "y", "z"))
-    groups = combine_groups({"tech": cells.groups, "donor": other}).weighted([1, 0])
+    groups = combine_groups({"tech": cells.groups, "donor": other})
     found = fit(cells, groups=groups)
     last = {name: values[-1] for name, values in found.history.items()}
     assert {"i_gc_tech", "i_gc_donor"} < set(last)
-    # Only the attribute with a weight is in the loss.
-    loss = last["reconstruction"] - 0.04 * (last["h_c"] - last["h_c_given_x"]) + 0.2 * last["i_gc_tech"]
+    # Each attribute is in the loss, and their combinations are not.
+    information = last["i_gc_tech"] + last["i_gc_donor"]
+    loss = last["reconstruction"] - 0.04 * (last["h_c"] - last["h_c_given_x"]) + 0.2 * information
     assert last["loss"] == pytest.approx(loss, abs=1e-6)
 
 

@@ -49,7 +49,7 @@ def run(rank: int, world: int, port: int, folder: str) -> None:
     cells, design, mixture = share(rank, world)
     prior = Prior.wide(mixture.means)
     for _ in range(TURNS):
-        sums = e_step(mixture, cells, 0.2)
+        sums = e_step(mixture, cells, 0.2).over_processes()
         mixture, _ = m_step(sums, mixture, design, prior)
     found: dict[str, Any] = {name: getattr(sums, name) for name in TERMS} | {"means": mixture.means}
     torch.save(found, Path(folder) / f"{world}-{rank}.pt")

@@ -30,7 +30,8 @@ def test_every_data_set_is_clustered_and_kept(data_dir: Path, tmp_path: Path) ->
     assert paths, f"no .h5ad files in {data_dir}"
     for path in paths:
         adata = ad.read_h5ad(path)
-        is_counts = (adata.X.data == np.rint(adata.X.data)).mean() > 0.5
+        # Some files mix whole molecules with estimates; logarithms of normalised counts stay small.
+        is_counts = adata.X.data.max() > 20
         if is_counts:
             sc.pp.normalize_total(adata, target_sum=1e4)
             sc.pp.log1p(adata)
