@@ -1,4 +1,4 @@
-"""The options of a fit, each of them once: estimator, functions on AnnData, files and the command line read them here."""
+"""The options of a fit, each once: estimator, functions on AnnData, files and the command line read them here."""
 
 from __future__ import annotations
 

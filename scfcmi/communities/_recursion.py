@@ -68,7 +68,7 @@ class Look:
         return Index(self.position, self.component, self.mixture.means)
 
     def walk(self) -> Iterator[Look]:
-        """This look and all closer ones, depth first."""
+        """Yield the look itself and all closer ones, depth first."""
         yield self
         for branch in sorted(self.closer):
             yield from self.closer[branch].walk()
@@ -295,7 +295,7 @@ def _renumbered(look: Look, number: NDArray[np.int64]) -> Look:
 def with_leaves(tree: Tree, look: Look, n_leaves: int) -> tuple[Tree, Look]:
     """The same tree with at least so many leaves: those of most landmarks are halved along their longest direction."""
     while tree.n_leaves < n_leaves:
-        holders = [part for part in look.walk()]
+        holders = list(look.walk())
         # The closest look that holds a leaf knows it best.
         sizes, where = np.zeros(tree.n_leaves, np.int64), np.zeros(tree.n_leaves, np.int64)
         for i, part in enumerate(holders):

@@ -14,7 +14,7 @@ LEAN = 0.4
 SIZE = 0.4
 # Two clusters are one when the link between them is at least this share of what it would be inside a homogeneous one.
 THRESHOLD = 0.6
-# Smallest link found between parts of homogeneous Gaussian samples of 1,000 points, by the local dimension of the sample,
+# Smallest link found between parts of homogeneous Gaussian samples of 1,000 points, by the sample's local dimension,
 # and the exponent by which it falls with the number of points (`benchmarks/homogeneous.py`).
 DIMENSION = np.array([1.0, 2.0, 3.0, 4.5, 6.0])
 LOG_LINK = np.log([0.00012, 0.0155, 0.033, 0.046, 0.053])
@@ -90,16 +90,15 @@ class Links:
     known: NDArray[np.float64]
 
     @classmethod
-    def between(
-        cls, labels: NDArray[np.int64], graph: sp.csr_matrix, inverse_dimension: NDArray[np.float64]
-    ) -> Links:
+    def between(cls, labels: NDArray[np.int64], graph: sp.csr_matrix, inverse_dimension: NDArray[np.float64]) -> Links:
         """Sum up a graph of points, whose clusters are counted from 0 without gaps."""
         n = int(labels.max()) + 1
         member = sp.csr_matrix((np.ones(len(labels)), labels, np.arange(len(labels) + 1)), shape=(len(labels), n))
         table = np.asarray((member.T @ graph @ member).todense(), np.float64)
         table = (table + table.T) / max(2 * table.sum(), 1e-300)
         count = np.bincount(labels, minlength=n).astype(np.float64)
-        return cls(table, count, np.bincount(labels, inverse_dimension, n), np.full((n, n), np.nan))
+        inverse = np.bincount(labels, inverse_dimension, n).astype(np.float64)
+        return cls(table, count, inverse, np.full((n, n), np.nan))
 
     def of(self, i: int) -> NDArray[np.float64]:
         """Link of one cluster to all, in units of the link inside a homogeneous cluster of both."""

@@ -162,7 +162,9 @@ def _centres(block: Block, codes: NDArray[np.int64]) -> tuple[sp.csr_matrix, NDA
 
 def _residual_variance(block: Block, membership: sp.csr_matrix, centres: NDArray[np.float32]) -> float:
     """Variance within groups, summed over columns."""
-    squares = block.multiply(block).sum(dtype=np.float64) if sp.issparse(block) else np.square(block, dtype=np.float64).sum()
+    squares = (
+        block.multiply(block).sum(dtype=np.float64) if sp.issparse(block) else np.square(block, dtype=np.float64).sum()
+    )
     explained = np.multiply(dense(membership.T @ block), centres, dtype=np.float64).sum()
     return max(float(squares - explained), 0.0) / block.shape[0]
 
@@ -170,8 +172,8 @@ def _residual_variance(block: Block, membership: sp.csr_matrix, centres: NDArray
 def _signal(variances: NDArray[np.float64], total: float, n: int, n_columns: int) -> NDArray[np.float32]:
     """Weights of the directions: of a variance that noise alone would give, next to nothing is kept.
 
-    The noise per column is what the directions leave over. There is none to speak of when they span all columns, and then
-    all weights are one.
+    The noise per column is what the directions leave over. There is none to speak of when they span all columns, and
+    then all weights are one.
     """
     rank, k = min(n, n_columns), len(variances)
     noise = max(total - variances.sum(), 0.0) / max(rank - k, 1) * rank / n_columns

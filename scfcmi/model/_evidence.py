@@ -19,8 +19,8 @@ def evidence_of(tree: Tree, n_clusters: int | None, resolution: float) -> dict[s
 
     Returns
     -------
-    `method`, `"tree"` or `"given"`; `candidates`, numbers of clusters from the number of leaves down to 2, and `link`, how
-    strongly the two were linked that are joined next; `threshold` and `resolution`.
+    `method`, `"tree"` or `"given"`; `candidates`, numbers of clusters from the number of leaves down to 2, and `link`,
+    how strongly the two were linked that are joined next; `threshold` and `resolution`.
     """
     return {
         "method": "tree" if n_clusters is None else "given",

@@ -81,7 +81,6 @@ def fit_default(
         Called with a few words at every step.
     """
     say = tell or (lambda words: None)
-    n = source.shape[0]
     rng = np.random.default_rng(random_state)
     some = stratified_sketch(groups.codes, FRONT_CELLS, rng)
     block = source.gather(some)
@@ -94,9 +93,7 @@ def fit_default(
     cells = Positions.empty(groups.codes, groups.n, front.n_comps, smooth, device)
     for rows, part in source.chunks():
         cells.put(rows, front.transform_on(device, part))
-    fit = register(
-        cells, design, fairness=fairness, bins=values.bins(), random_state=random_state, tell=tell
-    )
+    fit = register(cells, design, fairness=fairness, bins=values.bins(), random_state=random_state, tell=tell)
     say("registration")
     position, component, likelihood = (cells.in_order(part) for part in registered(fit.mixture, cells, fairness))
     picked = landmarks(component.cpu().numpy(), LANDMARKS, rng)
@@ -122,7 +119,7 @@ def fit_default(
     order = np.argsort(-np.bincount(found.labels, minlength=k), kind="stable")
     state = state.numbered(order)
     found = state.assignment(votes, position, likelihood)
-    if len(source.empty):
+    if found.unlike is not None and len(source.empty):
         found.unlike[source.empty] = True
     moved = cells.in_order(cells.z) - position
     deviation = _deviation(moved, groups, found.labels, k, fit.prior.local)
@@ -132,7 +129,7 @@ def fit_default(
 def _deviation(
     moved: Tensor, groups: Groups, labels: NDArray[np.int64], n_clusters: int, local: float
 ) -> NDArray[np.float64]:
-    """Distance of mean displacements, per group and cluster, from those of the groups, in units of the prior's scale."""
+    """Distance of mean displacements, per group and cluster, from those of groups, in units of the prior's scale."""
     pair = torch.from_numpy(groups.codes * n_clusters + labels).to(moved.device)
     n, d = groups.n * n_clusters, moved.shape[1]
     sums = moved.new_zeros(n, d).index_add_(0, pair, moved).reshape(groups.n, n_clusters, d).double()

@@ -172,9 +172,7 @@ class Registered:
             z = closer.front.transform_on(self.device, rows_of(inside))
             own_codes = None if codes is None else codes[inside]
             place = self.place(closer, z, own_codes, smooth[inside])
-            finer = self.votes(
-                *place[:2], lambda rows, inside=inside: rows_of(inside[rows]), own_codes, smooth[inside], closer
-            )
+            finer = self.votes(*place[:2], _inside(rows_of, inside), own_codes, smooth[inside], closer)
             votes = votes.refined(inside, finer, np.isin(votes.leaf[inside], closer.leaf))
         return votes
 
@@ -217,6 +215,10 @@ class Registered:
         if values is None:
             return np.zeros((n, self.design.n_smooth), np.float32)
         return self.design.smooth(values)
+
+
+def _inside(rows_of: RowsOf, inside: NDArray[np.int64]) -> RowsOf:
+    return lambda rows: rows_of(inside[rows])
 
 
 def best_leaf(leaves: sp.csr_matrix) -> NDArray[np.int64]:

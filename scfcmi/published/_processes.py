@@ -20,7 +20,6 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import scipy.sparse as sp
-import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -74,10 +73,7 @@ def run_processes(
         folder = Path(name)
         _write_rows(source, folder)
         np.save(folder / "codes.npy", groups.codes)
-        factors = [
-            {"name": f.name, "levels": list(f.levels), "of_group": f.of_group.tolist()}
-            for f in groups.factors
-        ]
+        factors = [{"name": f.name, "levels": list(f.levels), "of_group": f.of_group.tolist()} for f in groups.factors]
         job = {
             "options": options.as_params(),
             "checkpoint": None if options.checkpoint is None else str(Path(options.checkpoint).absolute()),
@@ -188,8 +184,7 @@ def read_job(folder: Path) -> dict[str, Any]:
     """Arguments of the fit, as :func:`run_processes` left them."""
     job = json.loads((folder / "job.json").read_text())
     factors = tuple(
-        Factor(f["name"], tuple(f["levels"]), np.array(f["of_group"], np.int64))
-        for f in job.pop("factors")
+        Factor(f["name"], tuple(f["levels"]), np.array(f["of_group"], np.int64)) for f in job.pop("factors")
     )
     groups = Groups(np.load(folder / "codes.npy"), tuple(job.pop("levels")), factors)
     options = replace(NetworkOptions.from_params(job.pop("options")), checkpoint=job.pop("checkpoint"))

@@ -8,8 +8,10 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
+from scfcmi._device import FOLDER
+
 from ._fit import fit_here
-from ._processes import FOLDER, KNOWN, note_error, read_job, tell_caller
+from ._processes import KNOWN, note_error, read_job, tell_caller
 
 
 def work() -> None:

@@ -1,4 +1,4 @@
-"""From positions to a fitted mixture: starts on a sketch, the choice among them, new components, passes over all cells."""
+"""From positions to a fitted mixture: starts on a sketch, the choice among them, and passes over all cells."""
 
 from __future__ import annotations
 
@@ -116,7 +116,8 @@ def register(
     some = cells if rows is None else cells.take(rows)
     found: dict[str, tuple[float, Mixture, Prior, Coefficients, list[dict[str, float]]]] = {}
     for name in starts if design.n_groups > 1 or design.n_smooth else ("none",):
-        own_bins, own_given = (None if a is None else a if rows is None else a[rows] for a in (bins, given))
+        own_bins = bins if bins is None or rows is None else bins[rows]
+        own_given = given if given is None or rows is None else given[rows]
         first = _start(name, some, design, own_bins, some.as_stored(own_given), rng)
         found[name] = _anneal(*first, some, design, fairness, rounds)
         if tell is not None:
@@ -220,8 +221,8 @@ def _anneal(
 def _refined(prior: Prior, sums: Sums, mixture: Mixture, design: Design) -> Prior:
     """One step towards the most likely scales, at the length scale under which the sums are likeliest.
 
-    They meet the wide prior halfway: a mixture explains a displaced type by a component of its own as well, and what is so
-    explained would count as evidence against displacements.
+    They meet the wide prior halfway: a mixture explains a displaced type by a component of its own as well, and what is
+    so explained would count as evidence against displacements.
     """
     found = []
     for length in LENGTHS:
@@ -256,9 +257,7 @@ def _matched(
     return rows, aligned.position * length
 
 
-def with_new_components(
-    mixture: Mixture, cells: Positions, fairness: float, rng: np.random.Generator
-) -> Mixture:
+def with_new_components(mixture: Mixture, cells: Positions, fairness: float, rng: np.random.Generator) -> Mixture:
     """Add components where the likelihood is low: a rare type may have no cell in the sketch."""
     log_shares = mixture.log_shares(fairness)
     parts = []

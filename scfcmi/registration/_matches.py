@@ -9,7 +9,6 @@ import scipy.sparse as sp
 import torch
 from numpy.typing import NDArray
 
-
 # Distances held at once, in entries; more groups than this are matched against all other cells together.
 BLOCK = 2**25
 MAX_PAIRED_GROUPS = 16

@@ -1,10 +1,10 @@
 """The mixture with coherent displacements: parameters, E step with its sums, M step, free energy.
 
-Cell i of group g, in the front layer's coordinates, comes from one of M components: z ~ N(μ_c + D_gc + Σ_p φ_p B_pc, s_c² I),
-with proportions π_gc of each group's own. Displacements are sums of what the levels of the attributes contribute, and each
-contribution is a Gaussian process over the components' centres: a common shift, and what varies smoothly from centre to
-centre, so that neighbouring types move alike. See the method page for the derivation, and for its relation to the
-objective of Zeng et al., CVPR 2023.
+Cell i of group g, in the front layer's coordinates, comes from one of M components:
+z ~ N(μ_c + D_gc + Σ_p φ_p B_pc, s_c² I), with proportions π_gc of each group's own. Displacements are sums of what the
+levels of the attributes contribute, and each contribution is a Gaussian process over the components' centres: a common
+shift, and what varies smoothly from centre to centre, so that neighbouring types move alike. See the method page for
+the derivation, and for its relation to the objective of Zeng et al., CVPR 2023.
 """
 
 from __future__ import annotations
@@ -231,9 +231,7 @@ class Prior:
 
     def halfway(self, other: Prior) -> Prior:
         """Scales between these and others, by their logarithms."""
-        return replace(
-            self, common=math.sqrt(self.common * other.common), local=math.sqrt(self.local * other.local)
-        )
+        return replace(self, common=math.sqrt(self.common * other.common), local=math.sqrt(self.local * other.local))
 
     def features(self, means: Tensor) -> Tensor:
         """Φ with K ≈ Φ Φᵀ over the components, shape (n_components, 1 + rank), in double precision."""

@@ -135,6 +135,7 @@ def correct(
             if full is not None:
                 full[rows, genes[0] : genes[-1] + 1] = moved
             else:
+                assert sparse_threshold is not None
                 parts.append(sp.csr_matrix(np.where(moved < sparse_threshold, 0, moved)))
         thin += [sp.vstack(parts, format="csr")] if parts else []
         sums += before.between(), after.between(), before.within()

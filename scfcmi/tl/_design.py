@@ -25,6 +25,7 @@ def describe_design(groups: Groups, labels: pd.Series | None) -> dict[str, NDArr
         The attributes of every cell.
     labels
         Curated labels, if there are any.
+
     Returns
     -------
     `attributes`, a sentence per pair of attributes and per attribute that is one with the labels, or nothing.

@@ -393,7 +393,7 @@ def _verdict(
         where = [f"{levels[b]} is in cluster {counterpart[b]}" for b in split]
         parts.append(f"split by group: {_listed(where)}")
     if len(forced):
-        parts.append(f"forced: {_listed([_apart(found, k, b, levels) for b in forced])}")
+        parts.append(f"forced: {_listed([_apart(found, k, int(b), levels) for b in forced])}")
     if parts:
         kind = "specific" if len(absent) else "split" if len(split) else "forced"
         return kind, "; ".join(parts)

@@ -64,9 +64,9 @@ def fair_cluster(
     """Cluster cells by what they are, not by the group they were measured in.
 
     All cells are registered by a mixture whose components move coherently from group to group, with proportions of each
-    group's own, so that a type may be missing from a group: the objective of Zeng et al., CVPR 2023, with the branches of
-    its decoder in closed form. Communities of the registered cells, and of each community in directions of its own, make
-    a tree; `n_clusters` or `resolution` say where it is cut, and :func:`scfcmi.tl.recut` cuts it again.
+    group's own, so that a type may be missing from a group: the objective of Zeng et al., CVPR 2023, with the branches
+    of its decoder in closed form. Communities of the registered cells, and of each community in directions of its own,
+    make a tree; `n_clusters` or `resolution` say where it is cut, and :func:`scfcmi.tl.recut` cuts it again.
     `preset="paper"` is the published network, loss and schedule.
 
     Parameters
@@ -147,10 +147,10 @@ def fair_cluster(
     `adata.uns[key_added]` : :class:`dict`
         `params`; `history`, one array per term of the objective; `metrics`, see
         :func:`scfcmi.metrics.clustering_scores`; `n_clusters`, how their number was found; `tree` (`merges`, `link`,
-        `threshold`); `registration` (`groups`, `deviation`, see :class:`scfcmi.model.FCMI`, and the free energy of every
-        start); `stopped`; `stability`, the mean ARI between two runs, if `n_init` > 1; `design`, in words, where there is
-        something to say about how attributes relate. With several attributes, `metrics` is on their combinations, and
-        `metrics_by_attribute` has the scores for each, and for continuous ones
+        `threshold`); `registration` (`groups`, `deviation`, see :class:`scfcmi.model.FCMI`, and the free energy of
+        every start); `stopped`; `stability`, the mean ARI between two runs, if `n_init` > 1; `design`, in words, where
+        there is something to say about how attributes relate. With several attributes, `metrics` is on their
+        combinations, and `metrics_by_attribute` has the scores for each, and for continuous ones
         :func:`scfcmi.metrics.continuous_dependence`.
 
     Raises

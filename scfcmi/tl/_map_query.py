@@ -16,6 +16,7 @@ from scfcmi._levels import level_names, meet, natural_order
 from scfcmi._warn import warn
 from scfcmi.model import FCMI, Assignment, Registered
 from scfcmi.model._new_groups import restricted, with_new_group
+from scfcmi.published import PublishedFit
 from scfcmi.source import BETWEEN, MatrixSource, dense, select_source
 
 from ._adata import (
@@ -162,7 +163,8 @@ def map_query(
 
     target = writable(adata, copy=copy)
     drop_results(target, stale_results(keys, target.uns))
-    clusters = pd.Categorical.from_codes(found.labels, categories=[str(k) for k in range(model.n_clusters_)])
+    names = pd.Index([str(k) for k in range(model.n_clusters_)])
+    clusters = pd.Categorical.from_codes(found.labels, categories=names)
     write_assignment(target, keys, found, clusters)
     for column in labels:
         own, confidence = column.given(found)
@@ -277,6 +279,7 @@ def _published(model: FCMI, source: MatrixSource, places: NDArray[np.int64]) -> 
     for _, block in source.chunks():
         full = np.zeros((block.shape[0], len(places)), np.float32)
         full[:, places >= 0] = dense(block)
+        assert isinstance(model.state_, PublishedFit)
         parts.append(Assignment(*model.state_.assign(full)))
     return Assignment.stacked(parts)
 
@@ -296,9 +299,10 @@ class _Labels(NamedTuple):
         if not isinstance(reference, AnnData):
             msg = f"reference must be an AnnData, not {type(reference).__name__}."
             raise TypeError(msg)
-        registered = isinstance(model.state_, Registered)
+        state = model.state_
+        registered = isinstance(state, Registered)
         name = Keys(key).leaves if registered else Keys(key).proba
-        n_known = model.state_.tree.n_leaves if registered else model.n_clusters_
+        n_known = state.tree.n_leaves if isinstance(state, Registered) else model.n_clusters_
         if name not in reference.obsm or reference.obsm[name].shape[1] != n_known:
             msg = (
                 f"reference.obsm[{name!r}] with {n_known} columns is needed: pass the data that this model was fitted "
@@ -325,4 +329,6 @@ class _Labels(NamedTuple):
         proba = np.asarray(weight @ self.of_leaf, np.float32)
         best = proba.argmax(axis=1)
         confidence = proba[np.arange(len(proba)), best]
-        return pd.Categorical.from_codes(np.where(confidence > 0, best, -1), categories=self.levels), confidence
+        return pd.Categorical.from_codes(
+            np.where(confidence > 0, best, -1), categories=pd.Index(self.levels)
+        ), confidence

@@ -129,7 +129,7 @@ def markers(
         msg = f"No group has {min_cells} cells of a cluster of adata.obs[{key!r}] and of the others. Lower min_cells."
         raise ValueError(msg)
     frames = []
-    for k in np.flatnonzero(n_groups):
+    for k in np.flatnonzero(n_groups).tolist():
         score = total[k] / np.sqrt(squares[k])
         pvalue = 2 * norm.sf(np.abs(score))
         frame = pd.DataFrame(

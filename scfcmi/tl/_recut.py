@@ -16,7 +16,7 @@ from scfcmi.model import Assignment
 from scfcmi.model._evidence import evidence_of
 from scfcmi.model._state import best_leaf
 
-from ._adata import attribute_keys, check_adata, drop_results, obs_groups, obs_labels, writable
+from ._adata import check_adata, drop_results, obs_groups, obs_labels, writable
 from ._fair_cluster import clusters_of, scores_of, write_assignment
 
 
@@ -92,17 +92,19 @@ def recut(
         "n_clusters": evidence_of(tree, n_clusters, resolution) | {"chosen": k},
     }
     sensitive_key = params.get("sensitive_key")
-    names = [] if sensitive_key is None else attribute_keys(sensitive_key if isinstance(sensitive_key, str) else [*map(str, sensitive_key)])
+    named = [] if sensitive_key is None else np.atleast_1d(sensitive_key)
+    names = [str(name) for name in named]
     if names and all(name in adata.obs for name in names):
         label_key = params.get("label_key")
-        labels = obs_labels(adata, label_key) if label_key in adata.obs else None
+        labels = obs_labels(adata, label_key) if label_key is not None and label_key in adata.obs else None
         record |= scores_of(clusters, obs_groups(adata, names), labels, None)
     target = writable(adata, copy=copy)
     drop_results(target, keys.of_a_cut)
     embedding = np.asarray(target.obsm[Keys(key).embedding])
     unlike = target.obs[Keys(key).unlike].to_numpy()
     write_assignment(target, keys, Assignment(found.labels, found.proba, embedding, leaves, unlike), clusters)
-    record.pop("registration", None) if "deviation" in record.get("registration", {}) else None
+    # How far clusters were moved is known for those of the fit alone.
+    record.pop("registration", None)
     target.uns[keys.uns] = record
     return target if copy else None
 
