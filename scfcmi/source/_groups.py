@@ -105,7 +105,7 @@ class Groups:
             if lost:
                 msg = f"groups lacks the attributes {lost}; the model was fitted with {[f.name for f, _ in named]}."
                 raise ValueError(msg)
-            columns = [meet(level_names(column), factor.levels) for factor, column in named]
+            columns = [meet(level_names(column), factor.levels) for factor, column in named if column is not None]
             values = np.array([BETWEEN.join(levels) for levels in zip(*columns, strict=True)], dtype=object)
         codes = self.encode(values)
         if len(codes) != n_cells:

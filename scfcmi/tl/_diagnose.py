@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -225,7 +226,8 @@ class _Evidence(NamedTuple):
         return self.n_cells[close, group].sum() >= ABSENT * self.expected[close, group].sum()
 
 
-class _Positions(NamedTuple):
+@dataclass(frozen=True)
+class _Positions:
     """Where the cells of each group are in each cluster: all that is kept of the positions.
 
     Means have the shape (n_clusters, n_groups, n_dims), counts (n_clusters, n_groups), covariances within groups

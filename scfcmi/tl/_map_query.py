@@ -163,8 +163,8 @@ def map_query(
 
     target = writable(adata, copy=copy)
     drop_results(target, stale_results(keys, target.uns))
-    names = pd.Index([str(k) for k in range(model.n_clusters_)])
-    clusters = pd.Categorical.from_codes(found.labels, categories=names)
+    every = pd.Index([str(k) for k in range(model.n_clusters_)])
+    clusters = pd.Categorical.from_codes(found.labels, categories=every)
     write_assignment(target, keys, found, clusters)
     for column in labels:
         own, confidence = column.given(found)

@@ -92,8 +92,7 @@ def recut(
         "n_clusters": evidence_of(tree, n_clusters, resolution) | {"chosen": k},
     }
     sensitive_key = params.get("sensitive_key")
-    named = [] if sensitive_key is None else np.atleast_1d(sensitive_key)
-    names = [str(name) for name in named]
+    names = [] if sensitive_key is None else [str(name) for name in np.atleast_1d(sensitive_key)]
     if names and all(name in adata.obs for name in names):
         label_key = params.get("label_key")
         labels = obs_labels(adata, label_key) if label_key is not None and label_key in adata.obs else None
