@@ -71,7 +71,7 @@ def run(rows: Rows, folder: Path, sets: list[str], seeds: list[int]) -> None:
             x = adata.X.toarray()
             add(rows, {"data": name, "seed": seed, "version": "uncorrected"}, x, x, batch, kind)
             for reference in (*np.unique(batch), "mean"):
-                scfcmi.tl.correct(adata, model=model, reference=reference)
+                scfcmi.tl.correct(adata, reference=reference)
                 y = np.asarray(adata.layers["fair_cluster_corrected"])
                 version = "to the mean" if reference == "mean" else f"to {reference}"
                 add(rows, {"data": name, "seed": seed, "version": version}, x, y, batch, kind)

@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pytest
 
-# Waits for functions that are being adapted to the new default.
-PENDING = {"reference_and_query"}
 TUTORIALS = sorted((Path(__file__).resolve().parents[1] / "tutorials").glob("*.ipynb"))
 
 
@@ -25,8 +23,6 @@ def test_tutorial_runs(path: Path, tmp_path: Path) -> None:
     nbformat = pytest.importorskip("nbformat", reason="nbformat is not installed")
     nbclient = pytest.importorskip("nbclient", reason="nbclient is not installed")
     pytest.importorskip("ipykernel", reason="ipykernel is not installed")
-    if path.stem in PENDING:
-        pytest.skip("map_query and files are being adapted")
     notebook = nbformat.read(path, as_version=4)
     assert not any(cell.get("outputs") for cell in notebook.cells), "tutorials are stored without outputs"
     nbclient.NotebookClient(
