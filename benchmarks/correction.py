@@ -65,9 +65,7 @@ def run(rows: Rows, folder: Path, sets: list[str], seeds: list[int]) -> None:
                 continue
             adata = read(folder / f"{name}.h5ad")
             batch, kind = (adata.obs[key].astype(str).to_numpy() for key in ("batch", "cell_type"))
-            model = scfcmi.tl.fair_cluster(
-                adata, "batch", len(np.unique(kind)), random_state=seed, progress_bar=False, return_model=True
-            )
+            scfcmi.tl.fair_cluster(adata, "batch", len(np.unique(kind)), random_state=seed, progress_bar=False)
             x = adata.X.toarray()
             add(rows, {"data": name, "seed": seed, "version": "uncorrected"}, x, x, batch, kind)
             for reference in (*np.unique(batch), "mean"):
