@@ -179,15 +179,9 @@ class Registered:
     def assignment(self, votes: Votes, position: Tensor, likelihood: Tensor) -> Assignment:
         """Clusters from votes for leaves."""
         leaves = votes.matrix(self.tree.n_leaves)
-        n = leaves.shape[0]
-        member = sp.csr_matrix(
-            (np.ones(self.tree.n_leaves, np.float32), self.cluster_of_leaf, np.arange(self.tree.n_leaves + 1)),
-            shape=(self.tree.n_leaves, self.n_clusters),
-        )
-        proba = np.asarray((leaves @ member).todense(), np.float32)
+        labels, proba = clusters_of_leaves(leaves, self.cluster_of_leaf, self.n_clusters)
         middle, scatter = self.typical
         unlike = (likelihood < middle - UNLIKE * scatter).cpu().numpy()
-        labels = self.cluster_of_leaf[best_leaf(leaves)] if n else np.empty(0, np.int64)
         return Assignment(labels, proba, position.float().cpu().numpy(), leaves, unlike)
 
     def recut(self, n_clusters: int) -> Registered:
@@ -219,6 +213,18 @@ class Registered:
 
 def _inside(rows_of: RowsOf, inside: NDArray[np.int64]) -> RowsOf:
     return lambda rows: rows_of(inside[rows])
+
+
+def clusters_of_leaves(
+    leaves: sp.csr_matrix, cluster_of_leaf: NDArray[np.int64], n_clusters: int
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Cluster of every cell, that of its likeliest leaf, and p(cluster | cell), shape (n_cells, n_clusters)."""
+    n_cells, n_leaves = leaves.shape
+    member = sp.csr_matrix(
+        (np.ones(n_leaves, np.float32), cluster_of_leaf, np.arange(n_leaves + 1)), shape=(n_leaves, n_clusters)
+    )
+    labels = cluster_of_leaf[best_leaf(leaves)] if n_cells else np.empty(0, np.int64)
+    return labels, np.asarray((leaves @ member).todense(), np.float32)
 
 
 def best_leaf(leaves: sp.csr_matrix) -> NDArray[np.int64]:

@@ -19,7 +19,7 @@ from scfcmi.metrics import clustering_scores, continuous_dependence
 from scfcmi.model import FCMI, Assignment, Registered
 from scfcmi.model._several import fit_several
 from scfcmi.published import NetworkOptions
-from scfcmi.source import Continuous, Groups, MatrixSource, select_source
+from scfcmi.source import Continuous, Groups, select_source
 
 from ._adata import (
     attribute_keys,
@@ -338,8 +338,3 @@ def record_of(
         if hasattr(model, "registration_"):
             record["registration"] |= {"deviation": model.deviation_, "starts": model.registration_.starts}
     return record
-
-
-def fitted_source(adata: AnnData, params: dict[str, Any]) -> MatrixSource:
-    """The matrix that a run was made with, by its parameters."""
-    return select_source(adata, use_rep=params.get("use_rep"), layer=params.get("layer"), mask_var=None)[0]

@@ -14,7 +14,7 @@ from scfcmi._numbers import check_count, check_real
 from scfcmi.communities import Tree
 from scfcmi.model import Assignment
 from scfcmi.model._evidence import evidence_of
-from scfcmi.model._state import best_leaf
+from scfcmi.model._state import best_leaf, clusters_of_leaves
 
 from ._adata import check_adata, drop_results, obs_groups, obs_labels, writable
 from ._fair_cluster import clusters_of, scores_of, write_assignment
@@ -137,9 +137,5 @@ def _cut(tree: Tree, leaves: sp.csr_matrix, k: int) -> Assignment:
     order = np.argsort(-np.bincount(labels, minlength=k), kind="stable")
     rank = np.empty(k, np.int64)
     rank[order] = np.arange(k)
-    member = sp.csr_matrix(
-        (np.ones(tree.n_leaves, np.float32), rank[cluster_of_leaf], np.arange(tree.n_leaves + 1)),
-        shape=(tree.n_leaves, k),
-    )
-    proba = np.asarray((leaves @ member).todense(), np.float32)
-    return Assignment(rank[labels], proba, np.empty((len(labels), 0), np.float32))
+    labels, proba = clusters_of_leaves(leaves, rank[cluster_of_leaf], k)
+    return Assignment(labels, proba, np.empty((len(labels), 0), np.float32))
