@@ -57,10 +57,11 @@ def small_clusters(graph: sp.csr_matrix, random_state: int) -> NDArray[np.int64]
         Seed.
     """
     upper = sp.triu(graph, 1).tocoo()
+    points = igraph.Graph(n=graph.shape[0], edges=np.stack([upper.row, upper.col], axis=1))
     with _LOCK:
         igraph.set_random_number_generator(random.Random(int(random_state)))
         try:
-            found = igraph.Graph(n=graph.shape[0], edges=np.stack([upper.row, upper.col], axis=1)).community_leiden(
+            found = points.community_leiden(
                 "modularity", weights=upper.data, resolution=FINE_RESOLUTION, n_iterations=2
             )
         finally:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 import scipy.sparse as sp
@@ -12,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scfcmi._device import all_threads
+from scfcmi._device import all_threads, allowed_threads
 from scfcmi.front import Front
 from scfcmi.registration import Design, Mixture, Positions, register, registered
 from scfcmi.source import Block
@@ -30,6 +32,8 @@ CLOSER_ROUNDS = 15
 FEWEST = 60
 # From so many cells on, looking for their neighbours is worth all threads.
 MANY = 50_000
+# Entries of a table of cells × leaves that are held at once.
+TABLE_ENTRIES = 2**25
 # In a closer look links count for so much more: what it splits has to be farther apart.
 STRICT = 1.5
 
@@ -66,6 +70,16 @@ class Look:
     def index(self) -> Index:
         """Landmarks to search among."""
         return Index(self.position, self.component, self.mixture.means)
+
+    def to(self, device: torch.device | str) -> Look:
+        """The same, with all that is closer, on another device."""
+        return replace(
+            self,
+            mixture=self.mixture.to(device),
+            position=self.position.to(device),
+            component=self.component.to(device),
+            closer={branch: part.to(device) for branch, part in self.closer.items()},
+        )
 
     def walk(self) -> Iterator[Look]:
         """Yield the look itself and all closer ones, depth first."""
@@ -120,14 +134,13 @@ def find_communities(
     front, mixture, position, component
         Of the first look, see :class:`Look`.
     """
-    forest = _Forest()
     everyone = np.arange(len(landmarks.codes))
-    found = _look(landmarks, everyone, front, mixture, position, component, forest, depth=0)
-    nodes = list(found.nodes)
+    found = _look(landmarks, everyone, front, mixture, position, component, depth=0)
+    forest, nodes = found.forest, list(found.nodes)
     for i, j, link in zip(*found.upper.merges.T, found.upper.link, strict=True):
         nodes.append(forest.join(nodes[i], nodes[j], float(link)))
     tree, leaf_of_node = forest.tree()
-    return tree, _renumbered(found.look, leaf_of_node)
+    return tree, _renumbered(found.look, leaf_of_node).to(position.device)
 
 
 class _Forest:
@@ -148,12 +161,12 @@ class _Forest:
         self._link.append(min(link, self._link[i], self._link[j]))
         return len(self._link) - 1
 
-    def mark(self) -> int:
-        return len(self._link)
-
-    def forget(self, mark: int) -> None:
-        """Drop the nodes that came after a mark."""
-        del self._children[mark:], self._link[mark:]
+    def adopt(self, other: _Forest) -> int:
+        """Take in the nodes of another forest: how far their numbers move."""
+        offset = len(self._link)
+        self._children += [pair and (pair[0] + offset, pair[1] + offset) for pair in other._children]
+        self._link += other._link
+        return offset
 
     def tree(self) -> tuple[Tree, NDArray[np.int64]]:
         """The whole as one tree, joined from the strongest link on, and the leaf that every node is."""
@@ -170,6 +183,7 @@ class _Forest:
 @dataclass(frozen=True)
 class _Found:
     look: Look
+    forest: _Forest
     cluster: NDArray[np.int64]  # of every cell that was looked at
     nodes: list[int]  # node of the forest that is each cluster
     upper: Tree  # joins the clusters
@@ -182,7 +196,6 @@ def _look(
     mixture: Mixture,
     position: Tensor,
     component: Tensor,
-    forest: _Forest,
     depth: int,
 ) -> _Found:
     strict = STRICT if depth else 1.0
@@ -196,35 +209,54 @@ def _look(
     branch_of_small = tree.cut(n_branches)
     branch = branch_of_small[small]
     cluster, leaf = np.empty(len(members), np.int64), np.empty(len(members), np.int64)
+    forest = _Forest()
     nodes: list[int] = []
     known: list[NDArray[np.float64]] = []
     closer: dict[int, Look] = {}
-    for b in range(n_branches):
-        inside = np.flatnonzero(branch == b)
-        again = _look_again(landmarks, members[inside], position[inside], forest, depth + 1)
+    branches = [np.flatnonzero(branch == b) for b in range(n_branches)]
+    for b, (inside, again) in enumerate(
+        zip(branches, _closer_looks(landmarks, members, branches, position.cpu(), depth + 1), strict=True)
+    ):
         if again is None:
             own, root = _as_it_is(tree, branch_of_small, b, forest, strict)
             leaf[inside], cluster[inside] = own[small[inside]], len(nodes)
             nodes.append(root)
             known.append(np.full((1, 1), np.nan))
         else:
-            closer[b] = again.look
-            leaf[inside], cluster[inside] = again.look.leaf, again.cluster + len(nodes)
-            nodes += again.nodes
+            offset = forest.adopt(again.forest)
+            closer[b] = _renumbered(again.look, offset)
+            leaf[inside], cluster[inside] = closer[b].leaf, again.cluster + len(nodes)
+            nodes += [node + offset for node in again.nodes]
             known.append(_joined_at(again.upper))
     links = Links.between(cluster, graph, inverse_dimension)
     links.known = _block_diagonal(known)
     look = Look(front, mixture, position, component, leaf, branch, closer)
     upper = merge_tree(links)
-    return _Found(look, cluster, nodes, replace(upper, link=upper.link * strict))
+    return _Found(look, forest, cluster, nodes, replace(upper, link=upper.link * strict))
+
+
+def _closer_looks(
+    landmarks: Landmarks, members: NDArray[np.int64], branches: Sequence[NDArray[np.int64]], before: Tensor, depth: int
+) -> list[_Found | None]:
+    """A closer look at each branch of a look. From the first look on they are independent, and share the threads."""
+    if len(branches) == 1 and depth > 1:
+        # All of the cells in their own directions: that is where they are now.
+        return [None]
+    look = partial(_look_again, landmarks, depth=depth)
+    own, where = [members[inside] for inside in branches], [before[inside] for inside in branches]
+    if depth > 1 or allowed_threads() == 1:
+        return list(map(look, own, where))
+    with ThreadPoolExecutor(allowed_threads()) as pool:
+        return list(pool.map(look, own, where))
 
 
 def _look_again(
-    landmarks: Landmarks, members: NDArray[np.int64], registered_before: Tensor, forest: _Forest, depth: int
+    landmarks: Landmarks, members: NDArray[np.int64], registered_before: Tensor, depth: int
 ) -> _Found | None:
     """A closer look at one branch; nothing if it is not split.
 
-    Its registration starts from what was registered before: alone, groups that lie apart would look like types.
+    Its registration starts from what was registered before: alone, groups that lie apart would look like types. A branch
+    is small, so all of it stays on the CPU, on any device.
     """
     if len(members) < FEWEST or depth >= MAX_DEPTH:
         return None
@@ -244,12 +276,8 @@ def _look_again(
         random_state=landmarks.random_state,
     )
     position, component = (cells.in_order(part) for part in registered(fit.mixture, cells, fit.fairness)[:2])
-    before = forest.mark()
-    found = _look(landmarks, members, front, fit.mixture, position, component, forest, depth)
-    if len(found.nodes) > 1:
-        return found
-    forest.forget(before)
-    return None
+    found = _look(landmarks, members, front, fit.mixture, position, component, depth)
+    return found if len(found.nodes) > 1 else None
 
 
 def _as_it_is(
@@ -287,9 +315,11 @@ def _block_diagonal(blocks: list[NDArray[np.float64]]) -> NDArray[np.float64]:
     return found
 
 
-def _renumbered(look: Look, number: NDArray[np.int64]) -> Look:
+def _renumbered(look: Look, number: NDArray[np.int64] | int) -> Look:
+    """The look with other numbers of its leaves: those of a table, or all moved on by as much."""
     closer = {branch: _renumbered(part, number) for branch, part in look.closer.items()}
-    return replace(look, leaf=number[look.leaf], closer=closer)
+    leaf = look.leaf + number if isinstance(number, int) else number[look.leaf]
+    return replace(look, leaf=leaf, closer=closer)
 
 
 def with_leaves(tree: Tree, look: Look, n_leaves: int) -> tuple[Tree, Look]:
@@ -347,39 +377,46 @@ class Votes:
         Shapes (n_cells, n_votes); the probabilities of a row sum to one.
     """
 
-    leaf: NDArray[np.int64]
-    proba: NDArray[np.float32]
+    leaf: Tensor
+    proba: Tensor
 
-    def refined(self, rows: NDArray[np.int64], finer: Votes, replaced: NDArray[np.bool_]) -> Votes:
-        """What a closer look says of some cells, in place of some of what was said of them, with the same total.
+    def refined(self, closer: Sequence[tuple[NDArray[np.int64], Votes, NDArray[np.int64]]]) -> Votes:
+        """What closer looks say of some cells, in place of what was said of them, with the same total.
 
         Parameters
         ----------
-        rows
-            The cells.
-        finer
-            Votes of the closer look for them.
-        replaced
-            Which of their votes it stands for, shape (n_rows, n_votes).
+        closer
+            Of each closer look the rows it is about, no row in two of them; its votes for these; and the leaves that it
+            stands for.
         """
+        if not closer:
+            return self
         n, k = self.leaf.shape
-        more = finer.leaf.shape[1]
-        leaf, proba = np.zeros((n, k + more), np.int64), np.zeros((n, k + more), np.float32)
-        leaf[:, :k], proba[:, :k] = self.leaf, self.proba
-        total = np.where(replaced, self.proba[rows], 0).sum(1, keepdims=True)
-        proba[rows, :k] = np.where(replaced, 0, self.proba[rows])
-        leaf[rows, k:], proba[rows, k:] = finer.leaf, total * finer.proba
+        more = max(finer.leaf.shape[1] for _, finer, _ in closer)
+        leaf = torch.cat([self.leaf, self.leaf.new_zeros(n, more)], 1)
+        proba = torch.cat([self.proba, self.proba.new_zeros(n, more)], 1)
+        for which, finer, leaves in closer:
+            rows, width = torch.from_numpy(which).to(leaf.device), k + finer.leaf.shape[1]
+            before = self.proba[rows]
+            replaced = torch.isin(self.leaf[rows], torch.from_numpy(np.unique(leaves)).to(leaf.device))
+            total = torch.where(replaced, before, 0).sum(1, keepdim=True)
+            leaf[rows, k:width] = finer.leaf
+            proba[rows, :width] = torch.cat([torch.where(replaced, 0, before), total * finer.proba], 1)
         return Votes(leaf, proba)
 
     def matrix(self, n_leaves: int) -> sp.csr_matrix:
         """Sparse matrix of shape (n_cells, n_leaves)."""
-        n, k = self.leaf.shape
-        # flatten copies: summing up duplicates must not change the votes
-        parts = self.proba.flatten(), self.leaf.flatten(), np.arange(0, n * k + 1, k)
-        matrix = sp.csr_matrix(parts, shape=(n, n_leaves))
-        matrix.sum_duplicates()
-        matrix.eliminate_zeros()
-        return matrix
+        step = max(1, TABLE_ENTRIES // max(n_leaves, 1))
+        count, columns, data = [], [], []
+        for leaf, proba in zip(self.leaf.split(step), self.proba.split(step), strict=True):
+            table = proba.new_zeros(len(leaf), n_leaves).scatter_add_(1, leaf, proba)
+            row, column = table.nonzero(as_tuple=True)
+            count.append(torch.bincount(row, minlength=len(leaf)).cpu().numpy())
+            columns.append(column.to(torch.int32).cpu().numpy())
+            data.append(table[row, column].cpu().numpy())
+        first = np.concatenate([[0], np.cumsum(np.concatenate(count))])
+        parts = np.concatenate(data), np.concatenate(columns), first
+        return sp.csr_matrix(parts, shape=(len(self.leaf), n_leaves))
 
 
 def vote(look: Look, position: Tensor, component: Tensor) -> tuple[Votes, NDArray[np.int64]]:
@@ -396,9 +433,10 @@ def vote(look: Look, position: Tensor, component: Tensor) -> tuple[Votes, NDArra
         index, distance = look.index.search(position, N_NEIGHBOURS, component)
     width = distance[:, -1:].clamp_min(1e-12)
     weight = torch.exp(-((distance / width) ** 2))
-    proba = (weight / weight.sum(1, keepdim=True)).cpu().numpy()
-    near = index.cpu().numpy()
-    branch = look.branch[near]
-    score = np.zeros((len(near), int(look.branch.max()) + 1), np.float32)
-    np.add.at(score, (np.arange(len(near))[:, None], branch), proba)
-    return Votes(look.leaf[near], proba), score.argmax(1)
+    proba = weight / weight.sum(1, keepdim=True)
+    leaf, of_branch = (torch.from_numpy(part).to(index.device)[index] for part in (look.leaf, look.branch))
+    support = torch.stack(
+        [torch.where(of_branch == of_branch[:, i : i + 1], proba, 0).sum(1) for i in range(proba.shape[1])], 1
+    )
+    branch = of_branch.gather(1, support.argmax(1, keepdim=True))[:, 0]
+    return Votes(leaf, proba), branch.cpu().numpy()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 from scfcmi.communities import Landmarks, find_communities, landmarks, with_leaves
 from scfcmi.front import Front
 from scfcmi.registration import Design, Positions, Registration, register, registered
-from scfcmi.source import Continuous, Groups, MatrixSource, stratified_sketch
+from scfcmi.source import Block, Continuous, Groups, MatrixSource, stratified_sketch
 
 from ._state import Assignment, Registered
 
@@ -21,6 +22,8 @@ from ._state import Assignment, Registered
 N_COMPS, HEIGHT, FRONT_CELLS = 50, 0.7, 20_000
 # Cells among which communities are looked for.
 LANDMARKS = 30_000
+# Cells whose votes are held at once.
+ASSIGNED = {"cpu": 2**17, "mps": 2**17, "cuda": 2**20}
 
 
 @dataclass(frozen=True)
@@ -114,16 +117,26 @@ def fit_default(
         tree, look = with_leaves(tree, look, n_clusters)
     k = tree.n_clusters(resolution) if n_clusters is None else n_clusters
     state = Registered(look, tree, tree.cut(k), design, fairness, fit.typical)
-    votes = state.votes(position, component, source.rows, groups.codes, smooth)
-    found = state.assignment(votes, position, likelihood)
+    parts = []
+    step = ASSIGNED[position.device.type]
+    for start in range(0, len(position), step):
+        rows = slice(start, start + step)
+        votes = state.votes(
+            position[rows], component[rows], partial(_rows, source, start), groups.codes[rows], smooth[rows]
+        )
+        parts.append(state.assignment(votes, position[rows], likelihood[rows]))
+    found = Assignment.stacked(parts)
     order = np.argsort(-np.bincount(found.labels, minlength=k), kind="stable")
-    state = state.numbered(order)
-    found = state.assignment(votes, position, likelihood)
+    state, found = state.numbered(order), found.numbered(order)
     if found.unlike is not None and len(source.empty):
         found.unlike[source.empty] = True
     moved = cells.in_order(cells.z) - position
     deviation = _deviation(moved, groups, found.labels, k, fit.prior.local)
     return DefaultFit(state, fit, found, deviation)
+
+
+def _rows(source: MatrixSource, start: int, rows: NDArray[np.int64]) -> Block:
+    return source.rows(rows + start)
 
 
 def _deviation(

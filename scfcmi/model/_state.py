@@ -49,6 +49,10 @@ class Assignment:
         """p(its cluster | cell), shape (n_cells,)."""
         return self.proba[np.arange(len(self.labels)), self.labels]
 
+    def numbered(self, order: NDArray[np.int64]) -> Assignment:
+        """The same with clusters in another order: the first of `order` is cluster 0."""
+        return replace(self, labels=_rank(order)[self.labels], proba=self.proba[:, order])
+
     @classmethod
     def stacked(cls, parts: Sequence[Assignment]) -> Assignment:
         """Assignments of consecutive cells as one.
@@ -165,16 +169,17 @@ class Registered:
         """
         look = self.look if look is None else look
         votes, branch = vote(look, position, component)
-        for which, closer in look.closer.items():
+        closer = []
+        for which, part in look.closer.items():
             inside = np.flatnonzero(branch == which)
             if not len(inside):
                 continue
-            z = closer.front.transform_on(self.device, rows_of(inside))
+            z = part.front.transform_on(self.device, rows_of(inside))
             own_codes = None if codes is None else codes[inside]
-            place = self.place(closer, z, own_codes, smooth[inside])
-            finer = self.votes(*place[:2], _inside(rows_of, inside), own_codes, smooth[inside], closer)
-            votes = votes.refined(inside, finer, np.isin(votes.leaf[inside], closer.leaf))
-        return votes
+            place = self.place(part, z, own_codes, smooth[inside])
+            finer = self.votes(*place[:2], _inside(rows_of, inside), own_codes, smooth[inside], part)
+            closer.append((inside, finer, part.leaf))
+        return votes.refined(closer)
 
     def assignment(self, votes: Votes, position: Tensor, likelihood: Tensor) -> Assignment:
         """Clusters from votes for leaves."""
@@ -190,9 +195,7 @@ class Registered:
 
     def numbered(self, order: NDArray[np.int64]) -> Registered:
         """The same clusters in another order: the first of `order` is cluster 0."""
-        rank = np.empty(len(order), np.int64)
-        rank[order] = np.arange(len(order))
-        return replace(self, cluster_of_leaf=rank[self.cluster_of_leaf])
+        return replace(self, cluster_of_leaf=_rank(order)[self.cluster_of_leaf])
 
     def decode(self, embedding: NDArray[np.float32], codes: NDArray[np.int64]) -> NDArray[np.float32]:
         """Columns of cells at registered positions, as their groups would have measured them."""
@@ -215,22 +218,28 @@ def _inside(rows_of: RowsOf, inside: NDArray[np.int64]) -> RowsOf:
     return lambda rows: rows_of(inside[rows])
 
 
+def _rank(order: NDArray[np.int64]) -> NDArray[np.int64]:
+    rank = np.empty(len(order), np.int64)
+    rank[order] = np.arange(len(order))
+    return rank
+
+
 def clusters_of_leaves(
     leaves: sp.csr_matrix, cluster_of_leaf: NDArray[np.int64], n_clusters: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Cluster of every cell, that of its likeliest leaf, and p(cluster | cell), shape (n_cells, n_clusters)."""
-    n_cells, n_leaves = leaves.shape
-    member = sp.csr_matrix(
-        (np.ones(n_leaves, np.float32), cluster_of_leaf, np.arange(n_leaves + 1)), shape=(n_leaves, n_clusters)
-    )
-    labels = cluster_of_leaf[best_leaf(leaves)] if n_cells else np.empty(0, np.int64)
-    return labels, np.asarray((leaves @ member).todense(), np.float32)
+    n = leaves.shape[0]
+    rows = np.repeat(np.arange(n), np.diff(leaves.indptr))
+    where = rows * n_clusters + cluster_of_leaf[leaves.indices]
+    proba = np.bincount(where, leaves.data, n * n_clusters).astype(np.float32).reshape(n, n_clusters)
+    return cluster_of_leaf[best_leaf(leaves)], proba
 
 
 def best_leaf(leaves: sp.csr_matrix) -> NDArray[np.int64]:
-    """The likeliest leaf of every cell, shape (n_cells,)."""
-    n = leaves.shape[0]
-    rows = np.repeat(np.arange(n), np.diff(leaves.indptr))
-    # Sorted by row and falling probability; of equals the first leaf.
-    order = np.lexsort((leaves.indices, -leaves.data, rows))
-    return leaves.indices[order[leaves.indptr[:-1]]].astype(np.int64)
+    """The likeliest leaf of every cell, shape (n_cells,): of equals, the first that is stored."""
+    if not leaves.nnz:
+        return np.empty(0, np.int64)
+    highest = np.maximum.reduceat(leaves.data, leaves.indptr[:-1])
+    at = np.flatnonzero(leaves.data == np.repeat(highest, np.diff(leaves.indptr)))
+    first = np.searchsorted(at, leaves.indptr[:-1])
+    return leaves.indices[at[first]].astype(np.int64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -36,6 +37,8 @@ FAR = 5.0
 FEWEST = 5
 # From so many cells on, a pass over them is worth all threads.
 MANY = 50_000
+# While scikit-learn's k-means works, it changes a number of threads that the whole process shares.
+_LOCK = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -113,11 +116,13 @@ def register(
     """
     rng = np.random.default_rng(random_state)
     rows = sketch(cells, SKETCH, rng)
-    some = cells if rows is None else cells.take(rows)
+    # The sketch does not grow with the cells, and its many small steps are quicker where they need not be launched.
+    some = (cells if rows is None else cells.take(rows)).to("cpu")
     found: dict[str, tuple[float, Mixture, Prior, Coefficients, list[dict[str, float]]]] = {}
     for name in starts if design.n_groups > 1 or design.n_smooth else ("none",):
         own_bins = bins if bins is None or rows is None else bins[rows]
         own_given = given if given is None or rows is None else given[rows]
+        own_given = None if own_given is None else own_given.cpu()
         first = _start(name, some, design, own_bins, some.as_stored(own_given), rng)
         found[name] = _anneal(*first, some, design, fairness, rounds)
         if tell is not None:
@@ -125,14 +130,16 @@ def register(
     best = min(found, key=lambda name: found[name][0])
     _, mixture, prior, coefficients, history = found[best]
     if rows is not None:
-        mixture = with_new_components(mixture, cells, fairness, rng)
+        there = cells.z.device
+        mixture = with_new_components(mixture.to(there), cells, fairness, rng).to("cpu")
         mine = cells.share()
         for _ in range(PASSES):
             with all_threads() if mine.n_cells >= MANY else nullcontext():
-                sums = e_step(mixture, mine, fairness).over_processes()
+                sums = e_step(mixture.to(there), mine, fairness).over_processes().to("cpu")
             history.append(asdict(free_energy(sums, coefficients.penalty, mixture.log_shares(fairness))))
             mixture, coefficients = m_step(sums, mixture, design, prior)
     typical = _typical(mixture, some, fairness)
+    mixture = mixture.to(cells.z.device)
     columns = {name: np.array([row[name] for row in history]) for name in history[0]}
     energies = {name: value[0] for name, value in found.items()}
     return Registration(mixture, prior, coefficients, fairness, typical, columns, energies)
@@ -163,13 +170,19 @@ def _start(
         where = given
     some = cells if rows is None else cells.rows(rows)
     m = max(1, min(n_components(cells.n_cells), len(where) // 15))
-    kmeans = KMeans(m, n_init=1, random_state=int(rng.integers(2**31))).fit(where.cpu().float().numpy())
+    kmeans = _kmeans(where, m, rng)
     labels = torch.from_numpy(kmeans.labels_.astype(np.int64)).to(where.device)
     if name == "none":
         means = torch.from_numpy(kmeans.cluster_centers_).to(where)
         moves = where.new_zeros(design.n_groups, m, where.shape[1])
         return _first(means, moves, kmeans.inertia_ / where.numel(), cells, design), Prior.wide(means)
     return _of_labels(labels, m, some, cells, design)
+
+
+def _kmeans(points: Tensor, k: int, rng: np.random.Generator) -> KMeans:
+    seed = int(rng.integers(2**31))
+    with _LOCK:
+        return KMeans(k, n_init=1, random_state=seed).fit(points.cpu().float().numpy())
 
 
 def _first(means: Tensor, moves: Tensor, variance: float, cells: Positions, design: Design) -> Mixture:
@@ -275,7 +288,7 @@ def with_new_components(mixture: Mixture, cells: Positions, fairness: float, rng
     if len(lonely) > SKETCH:
         lonely = lonely[torch.from_numpy(np.sort(rng.choice(len(lonely), SKETCH, replace=False))).to(lonely.device)]
     k = max(1, min(len(lonely) // FEWEST, n_components(len(lonely)) * 2, mixture.n_components))
-    kmeans = KMeans(k, n_init=1, random_state=int(rng.integers(2**31))).fit(lonely.cpu().float().numpy())
+    kmeans = _kmeans(lonely, k, rng)
     kept = np.bincount(kmeans.labels_, minlength=k) >= FEWEST
     means = torch.from_numpy(kmeans.cluster_centers_[kept]).to(mixture.means)
     if not len(means):

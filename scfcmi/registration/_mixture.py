@@ -29,6 +29,8 @@ LEAST_VARIANCE = 0.2
 LEAST_SCALE = 0.01
 # Directions in which displacements may vary over components.
 RANK = 64
+# Up to so many products of cells, components and dimensions, all groups are passed over at once: calls cost more then.
+AT_ONCE = 2**19
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,10 @@ class Sums:
             totals=torch.zeros(2, dtype=torch.float64),
         )
 
+    def to(self, device: torch.device | str) -> Sums:
+        """The same on another device."""
+        return Sums(*(getattr(self, field.name).to(device) for field in fields(self)))
+
     def over_processes(self) -> Sums:
         """The sums over all processes of a launched program: one all-reduce."""
         if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
@@ -167,6 +173,8 @@ def e_step(mixture: Mixture, cells: Positions, fairness: float, temperature: flo
     """
     n_groups, m, d = mixture.moves.shape
     p = len(mixture.slopes)
+    if p == 0 and cells.n_cells * m * d <= AT_ONCE:
+        return _e_step_at_once(mixture, cells, fairness, temperature)
     new = mixture.means.new_zeros
     mass, first, second = new(n_groups, m), new(n_groups, m, d), new(m)
     smooth_mass, smooth_first, smooth_second = new(n_groups, m, p), new(p, m, d), new(p, p, m)
@@ -188,6 +196,29 @@ def e_step(mixture: Mixture, cells: Positions, fairness: float, temperature: flo
             smooth_first[i] += weighted.T @ z
             smooth_second[i] += smooth.T @ weighted
     return Sums(mass, first, second, smooth_mass, smooth_first, smooth_second, totals)
+
+
+def _e_step_at_once(mixture: Mixture, cells: Positions, fairness: float, temperature: float) -> Sums:
+    """The same for a few cells without smooth functions: every cell with the centres of its own group."""
+    n_groups, m, d = mixture.moves.shape
+    z, variances = cells.z, mixture.variances
+    group = torch.from_numpy(cells.codes).to(z.device)
+    away = z[:, None] - (mixture.means + mixture.moves)[group]
+    constant = mixture.log_shares(fairness) - d / 2 * torch.log(2 * math.pi * variances)
+    joint = constant[group] - away.square().sum(2) / (2 * variances)
+    r, evidence = responsibilities(joint, temperature)
+    total = evidence.double().sum()
+    entropy = (total - torch.dot(r.reshape(-1), joint.reshape(-1))) / temperature
+    new = z.new_zeros
+    return Sums(
+        mass=new(n_groups, m).index_add_(0, group, r),
+        first=new(n_groups, m, d).index_add_(0, group, r[:, :, None] * z[:, None]),
+        second=z.square().sum(1) @ r,
+        smooth_mass=new(n_groups, m, 0),
+        smooth_first=new(0, m, d),
+        smooth_second=new(0, 0, m),
+        totals=torch.stack([total, entropy.double()]),
+    )
 
 
 def responsibilities(log_joint: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -99,6 +99,10 @@ class Positions:
         index = torch.from_numpy(rows).to(self.z.device)
         edges = np.searchsorted(rows, self.edges)
         return Positions(self.z[index], edges, np.arange(len(rows)), self.smooth[index])
+
+    def to(self, device: torch.device | str) -> Positions:
+        """The same on another device."""
+        return replace(self, z=self.z.to(device), smooth=self.smooth.to(device))
 
     def share(self) -> Positions:
         """The rows that are this process's to pass over: all of them, if it is alone."""

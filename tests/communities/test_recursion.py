@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
@@ -186,21 +185,20 @@ def test_votes_of_a_cell_between_two_clusters_are_shared() -> None:
 class TestRefined:
     """Votes of a closer look stand in place of those for the leaves inside it."""
 
-    votes = Votes(np.array([[0, 1, 2], [2, 2, 3]]), np.array([[0.5, 0.3, 0.2], [0.6, 0.3, 0.1]], np.float32))
-    finer = Votes(np.array([[2, 4]]), np.array([[0.25, 0.75]], np.float32))
+    votes = Votes(torch.tensor([[0, 1, 2], [2, 2, 3]]), torch.tensor([[0.5, 0.3, 0.2], [0.6, 0.3, 0.1]]))
+    finer = Votes(torch.tensor([[2, 4]]), torch.tensor([[0.25, 0.75]]))
 
     def test_with_the_same_total(self) -> None:
-        rows = np.array([1])
-        found = self.votes.refined(rows, self.finer, np.isin(self.votes.leaf[rows], [2, 4])).matrix(5).toarray()
+        found = self.votes.refined([(np.array([1]), self.finer, np.array([2, 4]))]).matrix(5).toarray()
         np.testing.assert_allclose(found[0], [0.5, 0.3, 0.2, 0, 0], rtol=1e-6)
         np.testing.assert_allclose(found[1], [0, 0, 0.9 * 0.25, 0.1, 0.9 * 0.75], rtol=1e-6)
 
     def test_others_are_left(self) -> None:
-        found = self.votes.refined(np.array([1]), self.finer, np.zeros((1, 3), bool)).matrix(5).toarray()
+        found = self.votes.refined([(np.array([1]), self.finer, np.array([4]))]).matrix(5).toarray()
         np.testing.assert_allclose(found[1], [0, 0, 0.9, 0.1, 0], rtol=1e-6)
 
     def test_what_is_refined_is_not_changed(self) -> None:
-        before: Any = self.votes.proba.copy()
-        self.votes.refined(np.array([0]), self.finer, np.ones((1, 3), bool))
+        before = self.votes.proba.clone()
+        self.votes.refined([(np.array([0]), self.finer, np.array([0, 1, 2]))])
         self.votes.matrix(5)
-        np.testing.assert_array_equal(self.votes.proba, before)
+        assert torch.equal(self.votes.proba, before)
