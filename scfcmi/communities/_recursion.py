@@ -255,8 +255,8 @@ def _look_again(
 ) -> _Found | None:
     """A closer look at one branch; nothing if it is not split.
 
-    Its registration starts from what was registered before: alone, groups that lie apart would look like types. Branches
-    are small, and on any device all of this stays on the CPU.
+    Its registration starts from what was registered before: alone, groups that lie apart would look like types.
+    Branches are small, and on any device all of this stays on the CPU.
     """
     if len(members) < FEWEST or depth >= MAX_DEPTH:
         return None
