@@ -188,11 +188,6 @@ class _Threads:
             torch.set_num_threads(n or self._before)
             return now
 
-    @property
-    def allowed(self) -> int:
-        """Threads that there were before anyone came."""
-        return self._before if self._n else torch.get_num_threads()
-
     def leave(self, before: int) -> None:
         with self._lock:
             self._n -= 1
@@ -200,11 +195,6 @@ class _Threads:
 
 
 _threads = _Threads()
-
-
-def allowed_threads() -> int:
-    """Threads that may be used, also inside :func:`one_thread`."""
-    return _threads.allowed
 
 
 @contextmanager

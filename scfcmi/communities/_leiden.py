@@ -57,7 +57,8 @@ def small_clusters(graph: sp.csr_matrix, random_state: int) -> NDArray[np.int64]
         Seed.
     """
     upper = sp.triu(graph, 1).tocoo()
-    points = igraph.Graph(n=graph.shape[0], edges=np.stack([upper.row, upper.col], axis=1))
+    points = igraph.Graph(graph.shape[0])
+    points.add_edges(np.stack([upper.row, upper.col], axis=1).astype(np.int64))
     with _LOCK:
         igraph.set_random_number_generator(random.Random(int(random_state)))
         try:

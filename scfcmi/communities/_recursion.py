@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from functools import partial
 
 import numpy as np
 import scipy.sparse as sp
@@ -14,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scfcmi._device import all_threads, allowed_threads
+from scfcmi._device import all_threads
 from scfcmi.front import Front
 from scfcmi.registration import Design, Mixture, Positions, register, registered
 from scfcmi.source import Block
@@ -27,7 +25,7 @@ N_NEIGHBOURS = 15
 # Directions in which a cluster is looked at, and how often looks follow one another.
 OWN_COMPS, MAX_DEPTH = 30, 3
 # Rounds of the registration there.
-CLOSER_ROUNDS = 15
+CLOSER_ROUNDS = 8
 # Fewer cells than this are not looked at again.
 FEWEST = 60
 # From so many cells on, looking for their neighbours is worth all threads.
@@ -213,10 +211,11 @@ def _look(
     nodes: list[int] = []
     known: list[NDArray[np.float64]] = []
     closer: dict[int, Look] = {}
-    branches = [np.flatnonzero(branch == b) for b in range(n_branches)]
-    for b, (inside, again) in enumerate(
-        zip(branches, _closer_looks(landmarks, members, branches, position.cpu(), depth + 1), strict=True)
-    ):
+    for b in range(n_branches):
+        inside = np.flatnonzero(branch == b)
+        # Where all cells are one branch in their own directions, there is no closer to get.
+        alone = depth > 0 and n_branches == 1
+        again = None if alone else _look_again(landmarks, members[inside], position[inside].cpu(), depth + 1)
         if again is None:
             own, root = _as_it_is(tree, branch_of_small, b, forest, strict)
             leaf[inside], cluster[inside] = own[small[inside]], len(nodes)
@@ -233,21 +232,6 @@ def _look(
     look = Look(front, mixture, position, component, leaf, branch, closer)
     upper = merge_tree(links)
     return _Found(look, forest, cluster, nodes, replace(upper, link=upper.link * strict))
-
-
-def _closer_looks(
-    landmarks: Landmarks, members: NDArray[np.int64], branches: Sequence[NDArray[np.int64]], before: Tensor, depth: int
-) -> list[_Found | None]:
-    """A closer look at each branch of a look. From the first look on they are independent, and share the threads."""
-    if len(branches) == 1 and depth > 1:
-        # All of the cells in their own directions: that is where they are now.
-        return [None]
-    look = partial(_look_again, landmarks, depth=depth)
-    own, where = [members[inside] for inside in branches], [before[inside] for inside in branches]
-    if depth > 1 or allowed_threads() == 1:
-        return list(map(look, own, where))
-    with ThreadPoolExecutor(allowed_threads()) as pool:
-        return list(pool.map(look, own, where))
 
 
 def _look_again(

@@ -100,16 +100,16 @@ class Links:
         inverse = np.bincount(labels, inverse_dimension, n).astype(np.float64)
         return cls(table, count, inverse, np.full((n, n), np.nan))
 
-    def of(self, i: int) -> NDArray[np.float64]:
-        """Link of one cluster to all, in units of the link inside a homogeneous cluster of both."""
-        share = np.maximum(self.table.sum(axis=1), 1e-300)
-        small, large = np.minimum(share, share[i]), np.maximum(share, share[i])
-        link = self.table[i] / (small ** (1 - LEAN) * large**LEAN)
-        points = self.count + self.count[i]
-        dimension = points / np.maximum(self.inverse_dimension + self.inverse_dimension[i], 1e-12)
-        link = link / homogeneous_link(points, dimension)
-        link = np.where(np.isnan(self.known[i]), link, self.known[i])
-        link[i] = -1.0
+    def of(self, some: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Links of some clusters to all, in units of the link inside a homogeneous cluster of both, −1 to themselves."""
+        share, count, inverse = np.maximum(self.table.sum(axis=1), 1e-300), self.count, self.inverse_dimension
+        own = share[some, None]
+        mean = np.minimum(share, own) ** (1 - LEAN) * np.maximum(share, own) ** LEAN
+        points = count + count[some, None]
+        dimension = points / np.maximum(inverse + inverse[some, None], 1e-12)
+        link = self.table[some] / mean / homogeneous_link(points, dimension)
+        link = np.where(np.isnan(self.known[some]), link, self.known[some])
+        link[np.arange(len(some)), some] = -1.0
         return link
 
     def join(self, i: int, j: int) -> None:
@@ -136,7 +136,7 @@ def merge_tree(links: Links) -> Tree:
         Of the leaves; used up.
     """
     n = len(links.count)
-    link = np.stack([links.of(i) for i in range(n)]) if n else np.empty((0, 0))
+    link = links.of(np.arange(n))
     node, alive = np.arange(n), np.ones(n, bool)
     merges, strength = [], []
     for step in range(n - 1):
@@ -152,7 +152,7 @@ def merge_tree(links: Links) -> Tree:
         links.join(i, j)
         node[i], alive[j] = n + step, False
         link[j] = link[:, j] = -1
-        row = np.where(alive, links.of(i), -1)
+        row = np.where(alive, links.of(np.array([i]))[0], -1)
         link[i] = link[:, i] = row
     # What is joined although it was linked less than what came later is no more apart than that.
     found = np.maximum.accumulate(np.array(strength)[::-1])[::-1] if strength else np.empty(0)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -16,7 +17,7 @@ from scfcmi.front import Front
 from scfcmi.registration import Design, Positions, Registration, register, registered
 from scfcmi.source import Block, Continuous, Groups, MatrixSource, stratified_sketch
 
-from ._state import Assignment, Registered
+from ._state import Assignment, Registered, best_leaf
 
 # Directions of the front layer, its pole in typical lengths, and the cells that it is estimated from.
 N_COMPS, HEIGHT, FRONT_CELLS = 50, 0.7, 20_000
@@ -121,13 +122,15 @@ def fit_default(
     step = ASSIGNED[position.device.type]
     for start in range(0, len(position), step):
         rows = slice(start, start + step)
-        votes = state.votes(
-            position[rows], component[rows], partial(_rows, source, start), groups.codes[rows], smooth[rows]
+        parts.append(
+            state.leaves(
+                position[rows], component[rows], partial(_rows, source, start), groups.codes[rows], smooth[rows]
+            )
         )
-        parts.append(state.assignment(votes, position[rows], likelihood[rows]))
-    found = Assignment.stacked(parts)
-    order = np.argsort(-np.bincount(found.labels, minlength=k), kind="stable")
-    state, found = state.numbered(order), found.numbered(order)
+    leaves = sp.vstack(parts, format="csr")
+    size = np.bincount(state.cluster_of_leaf[best_leaf(leaves)], minlength=k)
+    state = state.numbered(np.argsort(-size, kind="stable"))
+    found = state.assignment(leaves, position, likelihood)
     if found.unlike is not None and len(source.empty):
         found.unlike[source.empty] = True
     moved = cells.in_order(cells.z) - position

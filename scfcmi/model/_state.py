@@ -49,10 +49,6 @@ class Assignment:
         """p(its cluster | cell), shape (n_cells,)."""
         return self.proba[np.arange(len(self.labels)), self.labels]
 
-    def numbered(self, order: NDArray[np.int64]) -> Assignment:
-        """The same with clusters in another order: the first of `order` is cluster 0."""
-        return replace(self, labels=_rank(order)[self.labels], proba=self.proba[:, order])
-
     @classmethod
     def stacked(cls, parts: Sequence[Assignment]) -> Assignment:
         """Assignments of consecutive cells as one.
@@ -132,8 +128,8 @@ class Registered:
         smooth = self._smooth(values, n)
         z = self.look.front.transform_on(self.device, block)
         position, component, likelihood = self.place(self.look, z, codes, smooth)
-        votes = self.votes(position, component, lambda rows: block[rows], codes, smooth)
-        return self.assignment(votes, position, likelihood)
+        leaves = self.leaves(position, component, lambda rows: block[rows], codes, smooth)
+        return self.assignment(leaves, position, likelihood)
 
     def place(
         self, look: Look, z: Tensor, codes: NDArray[np.int64] | None, smooth: NDArray[np.float32]
@@ -181,10 +177,20 @@ class Registered:
             closer.append((inside, finer, part.leaf))
         return votes.refined(closer)
 
-    def assignment(self, votes: Votes, position: Tensor, likelihood: Tensor) -> Assignment:
-        """Clusters from votes for leaves."""
-        leaves = votes.matrix(self.tree.n_leaves)
-        labels, proba = clusters_of_leaves(leaves, self.cluster_of_leaf, self.n_clusters)
+    def leaves(
+        self,
+        position: Tensor,
+        component: Tensor,
+        rows_of: RowsOf,
+        codes: NDArray[np.int64] | None,
+        smooth: NDArray[np.float32],
+    ) -> sp.csr_matrix:
+        """p(leaf | cell) of cells that the first look has registered, shape (n_cells, n_leaves); see :meth:`votes`."""
+        return self.votes(position, component, rows_of, codes, smooth).matrix(self.tree.n_leaves)
+
+    def assignment(self, leaves: sp.csr_matrix, position: Tensor, likelihood: Tensor) -> Assignment:
+        """Clusters from p(leaf | cell)."""
+        labels, proba = clusters_of_leaves(leaves, self.cluster_of_leaf, self.n_clusters, self.device)
         middle, scatter = self.typical
         unlike = (likelihood < middle - UNLIKE * scatter).cpu().numpy()
         return Assignment(labels, proba, position.float().cpu().numpy(), leaves, unlike)
@@ -195,7 +201,9 @@ class Registered:
 
     def numbered(self, order: NDArray[np.int64]) -> Registered:
         """The same clusters in another order: the first of `order` is cluster 0."""
-        return replace(self, cluster_of_leaf=_rank(order)[self.cluster_of_leaf])
+        rank = np.empty(len(order), np.int64)
+        rank[order] = np.arange(len(order))
+        return replace(self, cluster_of_leaf=rank[self.cluster_of_leaf])
 
     def decode(self, embedding: NDArray[np.float32], codes: NDArray[np.int64]) -> NDArray[np.float32]:
         """Columns of cells at registered positions, as their groups would have measured them."""
@@ -218,21 +226,19 @@ def _inside(rows_of: RowsOf, inside: NDArray[np.int64]) -> RowsOf:
     return lambda rows: rows_of(inside[rows])
 
 
-def _rank(order: NDArray[np.int64]) -> NDArray[np.int64]:
-    rank = np.empty(len(order), np.int64)
-    rank[order] = np.arange(len(order))
-    return rank
-
-
 def clusters_of_leaves(
-    leaves: sp.csr_matrix, cluster_of_leaf: NDArray[np.int64], n_clusters: int
+    leaves: sp.csr_matrix,
+    cluster_of_leaf: NDArray[np.int64],
+    n_clusters: int,
+    device: torch.device | str = "cpu",
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Cluster of every cell, that of its likeliest leaf, and p(cluster | cell), shape (n_cells, n_clusters)."""
     n = leaves.shape[0]
     rows = np.repeat(np.arange(n), np.diff(leaves.indptr))
-    where = rows * n_clusters + cluster_of_leaf[leaves.indices]
-    proba = np.bincount(where, leaves.data, n * n_clusters).astype(np.float32).reshape(n, n_clusters)
-    return cluster_of_leaf[best_leaf(leaves)], proba
+    where = torch.from_numpy(rows * n_clusters + cluster_of_leaf[leaves.indices]).to(device)
+    weight = torch.from_numpy(leaves.data.astype(np.float32)).to(device)
+    proba = torch.zeros(n * n_clusters, device=device).scatter_add_(0, where, weight)
+    return cluster_of_leaf[best_leaf(leaves)], proba.reshape(n, n_clusters).cpu().numpy()
 
 
 def best_leaf(leaves: sp.csr_matrix) -> NDArray[np.int64]:

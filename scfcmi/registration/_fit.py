@@ -227,8 +227,7 @@ def _anneal(
             prior = _refined(prior, sums, mixture, design)
         mixture, coefficients = m_step(sums, mixture, design, prior)
         history.append(asdict(free_energy(sums, coefficients.penalty, log_shares)))
-    sums = e_step(mixture, cells, fairness)
-    return _evidence(sums, coefficients), mixture, prior, coefficients, history
+    return _evidence(e_step(mixture, cells, fairness), coefficients), mixture, prior, coefficients, history
 
 
 def _refined(prior: Prior, sums: Sums, mixture: Mixture, design: Design) -> Prior:
@@ -247,9 +246,18 @@ def _refined(prior: Prior, sums: Sums, mixture: Mixture, design: Design) -> Prio
 
 
 def _evidence(sums: Sums, coefficients: Coefficients) -> float:
-    """Negative log evidence per cell, displacements integrated out by Laplace's approximation."""
-    n = float(sums.mass.sum())
-    return (-float(sums.totals[0]) + coefficients.penalty + coefficients.log_det / 2) / n
+    """Negative log evidence per cell of the groups as displaced copies of each other.
+
+    Displacements are integrated out by Laplace's approximation, and proportions count as the same for all groups, which
+    adds I(G;C): groups that have components of their own are explained no worse than groups that are displaced, and
+    cheaper, so that without it what groups share would be decided by the number of parameters.
+    """
+    mass = sums.mass.double()
+    n = float(mass.sum())
+    joint = mass / n
+    independent = joint.sum(1, keepdim=True) * joint.sum(0)
+    shared = float((torch.xlogy(joint, joint) - torch.xlogy(joint, independent.clamp_min(1e-300))).sum())
+    return (-float(sums.totals[0]) + coefficients.penalty + coefficients.log_det / 2) / n + shared
 
 
 def _matched(

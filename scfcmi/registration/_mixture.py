@@ -29,6 +29,8 @@ LEAST_VARIANCE = 0.2
 LEAST_SCALE = 0.01
 # Directions in which displacements may vary over components.
 RANK = 64
+# How often attributes take turns in an M step, when there are several.
+SEVERAL_ROUNDS = 3
 # Up to so many products of cells, components and dimensions, all groups are passed over at once: calls cost more then.
 AT_ONCE = 2**19
 
@@ -305,7 +307,7 @@ class Coefficients:
 
 
 def m_step(
-    sums: Sums, mixture: Mixture, design: Design, prior: Prior, n_rounds: int = 3
+    sums: Sums, mixture: Mixture, design: Design, prior: Prior, n_rounds: int | None = None
 ) -> tuple[Mixture, Coefficients]:
     """The best parameters given the sums: proportions, then centres and displacements in turns, then variances.
 
@@ -323,7 +325,7 @@ def m_step(
     prior
         Scales of the displacements.
     n_rounds
-        How often centres and displacements take turns.
+        How often centres and displacements take turns: once with one attribute, three times with several, when absent.
     """
     n_groups, m, d = mixture.moves.shape
     mass, first = sums.mass.double(), sums.first.double()
@@ -331,6 +333,7 @@ def m_step(
     features = prior.features(mixture.means)
     means, moves, slopes = (part.double() for part in (mixture.means, mixture.moves, mixture.slopes))
     n_factors = design.levels.shape[1]
+    n_rounds = n_rounds or (1 if n_factors == 1 else SEVERAL_ROUNDS)
     # What each attribute contributes to a group, starting from the whole for the first one.
     parts = [moves if i == 0 else torch.zeros_like(moves) for i in range(n_factors)]
     smooth_mass = sums.smooth_mass.double()
