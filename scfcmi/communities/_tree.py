@@ -101,7 +101,7 @@ class Links:
         return cls(table, count, inverse, np.full((n, n), np.nan))
 
     def of(self, some: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Links of some clusters to all, in units of the link inside a homogeneous cluster of both, −1 to themselves."""
+        """Links of some clusters to all, in units of the link inside a homogeneous cluster of both; −1 to itself."""
         share, count, inverse = np.maximum(self.table.sum(axis=1), 1e-300), self.count, self.inverse_dimension
         own = share[some, None]
         mean = np.minimum(share, own) ** (1 - LEAN) * np.maximum(share, own) ** LEAN
