@@ -137,7 +137,7 @@ def register(
             with all_threads() if mine.n_cells >= MANY else nullcontext():
                 sums = e_step(mixture.to(there), mine, fairness).over_processes().to("cpu")
             history.append(asdict(free_energy(sums, coefficients.penalty, mixture.log_shares(fairness))))
-            mixture, coefficients = m_step(sums, mixture, design, prior)
+            mixture, coefficients = m_step(sums, mixture, design, prior, before=coefficients)
     typical = _typical(mixture, some, fairness)
     mixture = mixture.to(cells.z.device)
     columns = {name: np.array([row[name] for row in history]) for name in history[0]}
@@ -217,6 +217,7 @@ def _anneal(
 ) -> tuple[float, Mixture, Prior, Coefficients, list[dict[str, float]]]:
     """EM on the sketch: hot and fair at first, then with the scales of the prior estimated as well."""
     history = []
+    coefficients: Coefficients | None = None
     first_cold = round(ANNEALED * rounds)
     for turn in range(rounds):
         cooled = min(1.0, turn / first_cold)
@@ -225,8 +226,9 @@ def _anneal(
         sums = e_step(mixture, cells, beta, HOTTEST ** (1 - cooled))
         if cooled == 1 and (turn - first_cold) % REFINED_EVERY == 0 and design.n_groups + design.n_smooth > 1:
             prior = _refined(prior, sums, mixture, design)
-        mixture, coefficients = m_step(sums, mixture, design, prior)
+        mixture, coefficients = m_step(sums, mixture, design, prior, before=coefficients)
         history.append(asdict(free_energy(sums, coefficients.penalty, log_shares)))
+    assert coefficients is not None
     return _evidence(e_step(mixture, cells, fairness), coefficients), mixture, prior, coefficients, history
 
 
