@@ -29,7 +29,7 @@ OF_A_FIT = ("n_clusters", "resolution", "preset", "fairness", "random_state", "d
 PLOTS = ("composition", "confidence", "diagnose", "n_clusters", "summary", "training", "tree", "umap")
 FIGURES = (".png", ".pdf", ".svg", ".jpg")
 # What users can mend is said in one line; all else is a fault of the program and keeps its traceback.
-MENDABLE = (ValueError, TypeError, KeyError, OSError, RuntimeError, FloatingPointError)
+MENDABLE = (ValueError, TypeError, KeyError, OSError, RuntimeError, MemoryError, FloatingPointError)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

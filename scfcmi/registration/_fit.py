@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 from torch import Tensor
 
-from scfcmi._device import all_threads
+from scfcmi._device import all_threads, pieces, smaller_when_full
 from scfcmi.source import stratified_sketch
 
 from ._design import Design
@@ -280,6 +280,7 @@ def _matched(
     return rows, aligned.position * length
 
 
+@smaller_when_full
 def with_new_components(mixture: Mixture, cells: Positions, fairness: float, rng: np.random.Generator) -> Mixture:
     """Add components where the likelihood is low: a rare type may have no cell in the sketch."""
     log_shares = mixture.log_shares(fairness)
@@ -324,6 +325,7 @@ def _typical(mixture: Mixture, cells: Positions, fairness: float) -> tuple[float
     return float(middle), float(max((high - low) / 1.349, 1e-9))
 
 
+@smaller_when_full
 def registered(mixture: Mixture, cells: Positions, fairness: float) -> tuple[Tensor, Tensor, Tensor]:
     """Registered positions z − E[displacement], likeliest components, and log-likelihoods.
 
@@ -340,10 +342,17 @@ def registered(mixture: Mixture, cells: Positions, fairness: float) -> tuple[Ten
     return position, component, likelihood
 
 
+@smaller_when_full
 def registered_without_group(
     mixture: Mixture, z: Tensor, smooth: Tensor, fairness: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The same for cells whose group is not known: each group counts as much as it is likely to have made the cell."""
+    parts = [_without_group(mixture, z[rows], smooth[rows], fairness) for rows in pieces(len(z))]
+    position, component, likelihood = (torch.cat(column) for column in zip(*parts, strict=True))
+    return position, component, likelihood
+
+
+def _without_group(mixture: Mixture, z: Tensor, smooth: Tensor, fairness: float) -> tuple[Tensor, Tensor, Tensor]:
     log_shares = mixture.log_shares(fairness)
     log_sizes = torch.log(mixture.sizes.clamp_min(1e-12))
     total = torch.full_like(z[:, 0], -torch.inf)

@@ -16,6 +16,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from scfcmi._device import smaller_when_full
+
 from ._design import Design
 from ._positions import Positions
 
@@ -159,6 +161,7 @@ class Sums:
         return Sums(*(new.reshape(part.shape).to(part.dtype) for new, part in zip(split, parts, strict=True)))
 
 
+@smaller_when_full
 def e_step(mixture: Mixture, cells: Positions, fairness: float, temperature: float = 1.0) -> Sums:
     """Sums over some cells, or all.
 
