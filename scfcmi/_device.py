@@ -270,7 +270,7 @@ class _Room:
             raise MemoryError(msg)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        warn(f"The device has no memory left ({said}): going on with a {2**n}th of the cells at once, which is slower.")
+        warn(f"The device has no memory left ({said}): going on with 1/{2**n} of the cells at once, which is slower.")
 
 
 _room = _Room()

@@ -66,7 +66,7 @@ def test_a_fit_on_a_small_device_is_that_on_a_large_one(
     messages = [str(warning.message) for warning in said]
     assert small.refused
     assert messages and all("The device has no memory left (CUDA out of memory): going on" in m for m in messages)
-    assert len(messages) <= 5, "what was found out is remembered"
+    assert len(messages) == len(set(messages)), "what was found out is remembered"
     np.testing.assert_array_equal(found.labels_, large.labels_)
     np.testing.assert_allclose(found.assignment_.proba, large.assignment_.proba, atol=1e-4)
     np.testing.assert_allclose(found.assignment_.embedding, large.assignment_.embedding, atol=1e-3)
