@@ -7,6 +7,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
@@ -23,6 +24,8 @@ LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 # Folder in which processes meet that a fit has started itself.
 FOLDER = "SCFCMI_FOLDER"
 WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
+# A process that does not answer for so long is taken for lost, and the others end.
+LOST_AFTER = timedelta(minutes=30)
 # Rows that are worked on at once are never fewer, and are halved so many times at most.
 FEWEST_ROWS, HALVINGS = 16, 12
 # Its attributes are made by hand, and type checkers do not see them.
@@ -239,6 +242,7 @@ def joined(device: torch.device) -> Iterator[None]:
     dist.init_process_group(
         "nccl" if device.type == "cuda" else "gloo",
         init_method=meet,
+        timeout=LOST_AFTER,
         rank=int(os.environ["RANK"]),
         world_size=launched_processes(),
     )
