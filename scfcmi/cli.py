@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns
     -------
-    0, or 1 if the work failed for a reason that a user can mend, or 130 if it was interrupted; wrong usage exits with 2.
+    0, 1 if the work failed for a reason that a user can mend, or 130 if it was interrupted; wrong usage exits with 2.
 
     Examples
     --------
