@@ -4,8 +4,8 @@
 
 The labels of every way of computing are compared with those of one process with one thread on the CPU: the ARI, the
 share of cells with the same label, and the largest difference of a probability and of a coordinate of the embedding
-(orders of cells are undone first). The number of clusters is given, so that labels can be compared one by one; `free` is
-the ARI where it is not. Sets that are named come from `--data`; two simulations need no files.
+(orders of cells are undone first). The number of clusters is given, so that labels can be compared one by one;
+`free` is the ARI where it is not. Sets that are named come from `--data`; two simulations need no files.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from _results import Rows, markdown, parser, provenance
 from sklearn.metrics import adjusted_rand_score
 
 KEYS = ["set", "way", "seed"]
+NAMES = ("labels", "proba", "embedding", "free")
 SIMULATED = ("atlas", "many types")
 # Threads, processes, device, and what is changed in the data.
 WAYS = {
@@ -86,7 +87,7 @@ def work(path: Path, out: Path, change: str, device: str, seed: int) -> None:
         back = np.argsort(rows)
         found = model.assignment_
         parts = (found.labels, found.proba, found.embedding, free)
-        np.savez(out, **{name: part[back] for name, part in zip(("labels", "proba", "embedding", "free"), parts)})
+        np.savez(out, **{name: part[back] for name, part in zip(NAMES, parts, strict=True)})
 
 
 def found_by(way: tuple[int, int, str, str], path: Path, folder: Path, seed: int) -> dict[str, np.ndarray]:

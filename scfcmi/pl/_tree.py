@@ -244,10 +244,14 @@ def _leaves(adata: AnnData, key: str, n_leaves: int) -> sparse.csr_matrix:
     if name not in adata.obsm:
         msg = f"adata.obsm has no {name!r}. Run `scfcmi.tl.fair_cluster(adata, ..., key_added={key!r})` first."
         raise KeyError(msg)
-    leaves = sparse.csr_matrix(adata.obsm[name])
-    if leaves.shape[1] != n_leaves or not np.isfinite(leaves.data).all():
+    entry = adata.obsm[name]
+    if (
+        getattr(entry, "dtype", np.dtype(object)).kind not in "fiu"
+        or entry.shape[1:] != (n_leaves,)
+        or not np.isfinite((leaves := sparse.csr_matrix(entry)).data).all()
+    ):
         msg = (
-            f"adata.obsm[{name!r}] with shape {leaves.shape} does not go with the tree, which has {n_leaves} leaves. "
+            f"adata.obsm[{name!r}] with shape {entry.shape} does not go with the tree, which has {n_leaves} leaves. "
             "Run `scfcmi.tl.fair_cluster` again."
         )
         raise ValueError(msg)
