@@ -63,7 +63,7 @@ class Tree:
         if merges.size == 0:
             merges = merges.reshape(0, 2)
         if threshold.ndim or threshold <= 0:
-            raise ValueError(damaged(key, "tree", "the threshold must be a positive number"))
+            raise ValueError(damaged(key, "tree", "the threshold must be positive"))
         wrong = MergeTree(merges.astype(np.int64), link).fault()
         if wrong:
             raise ValueError(damaged(key, "tree", wrong))
