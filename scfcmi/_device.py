@@ -5,19 +5,29 @@ from __future__ import annotations
 import os
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from datetime import timedelta
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 import torch.distributed as dist
 import torch.utils.deterministic
 
+from scfcmi._warn import warn
+
+P = ParamSpec("P")
+R = TypeVar("R")
 # What torchrun tells the processes that it starts.
 LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 # Folder in which processes meet that a fit has started itself.
 FOLDER = "SCFCMI_FOLDER"
 WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
+# A process that does not answer for so long is taken for lost, and the others end.
+LOST_AFTER = timedelta(minutes=30)
+# Rows that are worked on at once are never fewer, and are halved so many times at most.
+FEWEST_ROWS, HALVINGS = 16, 12
 # Its attributes are made by hand, and type checkers do not see them.
 _DETERMINISTIC: Any = torch.utils.deterministic
 
@@ -232,6 +242,7 @@ def joined(device: torch.device) -> Iterator[None]:
     dist.init_process_group(
         "nccl" if device.type == "cuda" else "gloo",
         init_method=meet,
+        timeout=LOST_AFTER,
         rank=int(os.environ["RANK"]),
         world_size=launched_processes(),
     )
@@ -241,3 +252,66 @@ def joined(device: torch.device) -> Iterator[None]:
         dist.barrier()
     finally:
         dist.destroy_process_group()
+
+
+class _Room:
+    """How often what is held on the device at once was halved, because there was no memory for it."""
+
+    def __init__(self) -> None:
+        self._lock, self._n = threading.Lock(), 0
+
+    def rows(self, planned: int) -> int:
+        return max(min(planned, FEWEST_ROWS), planned >> self._n)
+
+    def halve(self, said: str) -> None:
+        with self._lock:
+            self._n += 1
+            n = self._n
+            if n > HALVINGS:
+                self._n = 0
+        if n > HALVINGS:
+            msg = f"The device has no memory left, not even for {FEWEST_ROWS} cells at once ({said}). Use device='cpu'."
+            raise MemoryError(msg)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        warn(f"The device has no memory left ({said}): going on with 1/{2**n} of the cells at once, which is slower.")
+
+
+_room = _Room()
+
+
+def rows_at_once(planned: int) -> int:
+    """So many rows as planned, or as there is room for on the device by what was found out in this process."""
+    return _room.rows(planned)
+
+
+def pieces(n_rows: int) -> list[slice]:
+    """All rows at once, or in as many pieces as there is room for; one at least."""
+    step = max(rows_at_once(n_rows), 1)
+    return [slice(start, min(start + step, n_rows)) for start in range(0, max(n_rows, 1), step)]
+
+
+def smaller_when_full(work: Callable[P, R]) -> Callable[P, R]:
+    """Do work again in smaller pieces when the device has no memory for it.
+
+    Parameters
+    ----------
+    work
+        Takes as many rows at once as :func:`rows_at_once` or :func:`pieces` say, and changes nothing that it is given.
+
+    Returns
+    -------
+    The same, which raises `MemoryError` if there is no room for the smallest pieces either.
+    """
+
+    @wraps(work)
+    def tried(*args: P.args, **kwargs: P.kwargs) -> R:
+        while True:
+            try:
+                return work(*args, **kwargs)
+            except torch.OutOfMemoryError as error:
+                said = str(error).partition(". ")[0]
+            # Here, what the work held when it failed is free again.
+            _room.halve(said)
+
+    return tried

@@ -6,6 +6,7 @@ import ctypes
 import os
 import shutil
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,6 +15,8 @@ if sys.platform != "win32":
     import fcntl
 
 AT_FDCWD, EXCHANGE = -100, 2
+# Seconds before attempts to remove what was written.
+WAITS = (0.0, 0.01, 0.1, 1.0)
 
 
 @contextmanager
@@ -95,8 +98,7 @@ def _own_folder(target: Path) -> Iterator[Path]:
         yield folder
     finally:
         # While the lock is held, so that nobody else's is removed.
-        _clear(folder)
-        folder.rmdir()
+        _remove(folder)
         if lock is not None:
             os.close(lock)
 
@@ -132,6 +134,16 @@ def _lock(folder: Path, target: Path) -> int | None:
 def _clear(folder: Path) -> None:
     for left in folder.iterdir():
         shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
+
+
+def _remove(folder: Path) -> None:
+    """Remove the folder, whatever threads of an interrupted writer still add to it; at worst, the next one does it."""
+    for wait in WAITS:
+        time.sleep(wait)
+        with suppress(OSError):
+            _clear(folder)
+            folder.rmdir()
+            return
 
 
 def _take_over(target: Path, new: Path) -> None:

@@ -123,6 +123,10 @@ def report(
         msg = f"adata.uns[{key!r}] does not name a sensitive attribute. Name a column with `sensitive_key`."
         raise ValueError(msg)
     groups = [str(name) for name in np.atleast_1d(np.asarray(sensitive, dtype=object))]
+    absent = [name for name in groups if name not in adata.obs]
+    if absent:
+        msg = f"sensitive_key={absent[0]!r:.80} is no column of adata.obs; there are {[*map(str, adata.obs.columns)]}."
+        raise KeyError(msg)
     labels = params.get("label_key") if label_key is None else label_key
     if label_key is not None and label_key not in adata.obs:
         msg = f"label_key={label_key!r} is not a column of adata.obs; there are {[str(c) for c in adata.obs.columns]}."
@@ -325,7 +329,7 @@ class _Page:
         return _table(rows, ["cluster", "cells", "mix", "most frequent group", "verdict"])
 
     def _parameters(self) -> list[tuple[str, str]]:
-        params = self.run.get("params", {})
+        params = self.run.get("params", {}) if isinstance(self.run.get("params"), Mapping) else {}
         return [(str(name), _value(params[name])) for name in sorted(map(str, params))]
 
 

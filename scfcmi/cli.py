@@ -29,7 +29,7 @@ OF_A_FIT = ("n_clusters", "resolution", "preset", "fairness", "random_state", "d
 PLOTS = ("composition", "confidence", "diagnose", "n_clusters", "summary", "training", "tree", "umap")
 FIGURES = (".png", ".pdf", ".svg", ".jpg")
 # What users can mend is said in one line; all else is a fault of the program and keeps its traceback.
-MENDABLE = (ValueError, TypeError, KeyError, OSError, RuntimeError, FloatingPointError)
+MENDABLE = (ValueError, TypeError, KeyError, OSError, RuntimeError, MemoryError, FloatingPointError)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns
     -------
-    0, or 1 if the work failed for a reason that a user can mend; wrong usage exits with 2.
+    0, 1 if the work failed for a reason that a user can mend, or 130 if it was interrupted; wrong usage exits with 2.
 
     Examples
     --------
@@ -50,13 +50,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     >>> main(["demo", "--output-dir", "results"])  # doctest: +SKIP
     0
     """
-    # What takes seconds to import is imported by the subcommands, after the arguments were understood.
-    arguments = _parser().parse_args(argv)
+    traceback = False
     try:
+        # What takes seconds to import is imported by the subcommands, after the arguments were understood.
+        arguments = _parser().parse_args(argv)
+        traceback = arguments.traceback
         with _plain_warnings():
             arguments.run(arguments)
     except MENDABLE as error:
-        if arguments.traceback:
+        if traceback:
             raise
         said = error.args[0] if isinstance(error, KeyError) and error.args else error
         print(f"scfcmi: error: {' '.join(str(said).split()) or type(error).__name__}", file=sys.stderr)

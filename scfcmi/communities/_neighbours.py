@@ -9,6 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from scfcmi._device import rows_at_once, smaller_when_full
+
 # Up to so many points, all are candidates; beyond, those of the nearest components, at least so many.
 ALL, CANDIDATES = {"cpu": 6_000, "mps": 20_000, "cuda": 60_000}, 1_500
 # Distances held at once.
@@ -33,6 +35,7 @@ class Index:
     component: Tensor
     centres: Tensor
 
+    @smaller_when_full
     def search(
         self, queries: Tensor, k: int, component: Tensor | None = None, *, skip_self: bool = False
     ) -> tuple[Tensor, Tensor]:
@@ -86,7 +89,7 @@ class Index:
     ) -> None:
         points = self.points if len(candidates) == len(self.points) else self.points[candidates]
         half = points.square().sum(1) / 2
-        step = max(1, BLOCK[queries.device.type] // max(len(points), 1))
+        step = rows_at_once(max(1, BLOCK[queries.device.type] // max(len(points), 1)))
         total = len(queries) if rows is None else len(rows)
         for start in range(0, total, step):
             some = torch.arange(start, min(start + step, total), device=queries.device)

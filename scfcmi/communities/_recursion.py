@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scfcmi._device import all_threads
+from scfcmi._device import all_threads, rows_at_once, smaller_when_full
 from scfcmi.front import Front
 from scfcmi.registration import Design, Mixture, Positions, register, registered
 from scfcmi.source import Block
@@ -388,9 +388,10 @@ class Votes:
             proba[rows, :width] = torch.cat([torch.where(replaced, 0, before), total * finer.proba], 1)
         return Votes(leaf, proba)
 
+    @smaller_when_full
     def matrix(self, n_leaves: int) -> sp.csr_matrix:
         """Sparse matrix of shape (n_cells, n_leaves)."""
-        step = max(1, TABLE_ENTRIES // max(n_leaves, 1))
+        step = rows_at_once(max(1, TABLE_ENTRIES // max(n_leaves, 1)))
         count, columns, data = [], [], []
         for leaf, proba in zip(self.leaf.split(step), self.proba.split(step), strict=True):
             table = proba.new_zeros(len(leaf), n_leaves).scatter_add_(1, leaf, proba)

@@ -50,6 +50,16 @@ class Tree:
         """Number of leaves."""
         return len(self.merges) + 1
 
+    def fault(self) -> str | None:
+        """What is wrong with a tree that was read from somewhere; nothing if it can be cut."""
+        n_steps = len(self.merges)
+        made = n_steps + 1 + np.arange(n_steps)
+        if self.merges.shape != (n_steps, 2) or self.link.shape != (n_steps,):
+            return "its steps and links do not go together"
+        if (self.merges < 0).any() or (self.merges >= made[:, None]).any() or np.unique(self.merges).size < 2 * n_steps:
+            return "a step joins a branch that does not exist yet, or joins it twice"
+        return None if (np.diff(self.link) <= 1e-9).all() else "links rise from one step to the next"
+
     def n_clusters(self, resolution: float = 1.0) -> int:
         """Number of clusters at a resolution."""
         return self.n_leaves - int((self.link >= THRESHOLD * resolution).sum())

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from scfcmi._device import pieces, smaller_when_full
 from scfcmi.source import Block, dense, normalise_rows, product
 
 CLIP = 10.0
@@ -111,6 +112,7 @@ class Front:
         """Map rows, shape (n_rows, n_columns), to shape (n_rows, n_comps)."""
         return self.transform_on("cpu", block).numpy()
 
+    @smaller_when_full
     def transform_on(self, device: torch.device | str, block: Block) -> Tensor:
         """Map rows on a device, where sparse ones arrive as they are."""
         if torch.device(device).type == "mps":
@@ -119,7 +121,9 @@ class Front:
         weights = torch.from_numpy(self.loadings * self.weights / self.scale[:, None]).to(device)
         mean = torch.from_numpy(self.mean).to(device)
         cap = mean + CLIP * torch.from_numpy(self.scale).to(device) if (self.scale != 1).any() else None
-        z = product(block, weights, cap) - mean @ weights
+        parts = pieces(block.shape[0])
+        found = [product(block if len(parts) == 1 else block[rows], weights, cap) for rows in parts]
+        z = torch.cat(found) - mean @ weights
         if self.height > 0:
             z = torch.cat([z, torch.full_like(z[:, :1], self.height * self.length)], dim=1)
         return z * (np.sqrt(self.n_comps) / z.norm(dim=1, keepdim=True).clamp_min(1e-12))

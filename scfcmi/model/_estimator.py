@@ -173,8 +173,8 @@ class FCMI(ClusterMixin, BaseEstimator):
         found = one_group(source.shape[0]) if groups is None else read_groups(groups)
         values = read_continuous(continuous, source.shape[0])
         self._check(source, found, values)
-        # Columns of data frames have names, by which scikit-learn tells those of later ones.
-        validate_data(self, X, skip_check_array=True)
+        # Columns of data frames have names, by which scikit-learn knows later ones; groups in files have no shape.
+        validate_data(self, X if hasattr(X, "shape") else source, skip_check_array=True)
         names = _feature_names(feature_names, source.shape[1])
         own = getattr(self, "feature_names_in_", ())
         if names is None and 0 < len(set(own)) == source.shape[1]:
@@ -627,7 +627,7 @@ class FCMI(ClusterMixin, BaseEstimator):
     def _source(self, X: Any) -> MatrixSource:
         self._check_fitted()
         source = as_source(X)
-        validate_data(self, X, reset=False, skip_check_array=True)
+        validate_data(self, X if hasattr(X, "shape") else source, reset=False, skip_check_array=True)
         return source
 
 

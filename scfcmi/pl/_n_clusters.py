@@ -47,8 +47,9 @@ class Cuts:
         if candidates.ndim != 1 or candidates.shape != link.shape:
             what = f"{candidates.shape} candidates do not go with {link.shape} links"
             raise ValueError(damaged(key, "n_clusters", what))
-        if threshold <= 0 or resolution <= 0:
-            raise ValueError(damaged(key, "n_clusters", "threshold and resolution must be positive"))
+        if threshold <= 0 or resolution <= 0 or (link < 0).any():
+            what = "threshold and resolution must be positive, and no link is below 0"
+            raise ValueError(damaged(key, "n_clusters", what))
         order = np.argsort(-candidates, kind="stable")
         return cls(str(found.get("method", "tree")), int(chosen), candidates[order], link[order], threshold, resolution)
 

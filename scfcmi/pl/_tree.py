@@ -19,6 +19,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.special import entr
 
 from scfcmi._keys import DEFAULT_KEY
+from scfcmi.communities import Tree as MergeTree
 
 from ._layout import finish, panels
 from ._n_clusters import METHODS, Cuts
@@ -61,19 +62,9 @@ class Tree:
         threshold = numbers(found, "threshold", key, "tree")
         if merges.size == 0:
             merges = merges.reshape(0, 2)
-        n_steps = len(merges)
-        made = n_steps + 1 + np.arange(n_steps)
-        wrong = (
-            "its steps and links do not go together"
-            if merges.shape != (n_steps, 2) or link.shape != (n_steps,) or threshold.ndim
-            else "a step joins a branch that does not exist yet, or joins it twice"
-            if (merges < 0).any() or (merges >= made[:, None]).any() or len(np.unique(merges)) < merges.size
-            else "links rise from one step to the next"
-            if (np.diff(link) > 1e-9).any()
-            else "the threshold must be positive"
-            if threshold <= 0
-            else None
-        )
+        if threshold.ndim or threshold <= 0:
+            raise ValueError(damaged(key, "tree", "the threshold must be positive"))
+        wrong = MergeTree(merges.astype(np.int64), link).fault()
         if wrong:
             raise ValueError(damaged(key, "tree", wrong))
         return cls(merges.astype(np.int64), link, float(threshold))
@@ -253,10 +244,14 @@ def _leaves(adata: AnnData, key: str, n_leaves: int) -> sparse.csr_matrix:
     if name not in adata.obsm:
         msg = f"adata.obsm has no {name!r}. Run `scfcmi.tl.fair_cluster(adata, ..., key_added={key!r})` first."
         raise KeyError(msg)
-    leaves = sparse.csr_matrix(adata.obsm[name])
-    if leaves.shape[1] != n_leaves or not np.isfinite(leaves.data).all():
+    entry = adata.obsm[name]
+    if (
+        getattr(entry, "dtype", np.dtype(object)).kind not in "fiu"
+        or entry.shape[1:] != (n_leaves,)
+        or not np.isfinite((leaves := sparse.csr_matrix(entry)).data).all()
+    ):
         msg = (
-            f"adata.obsm[{name!r}] with shape {leaves.shape} does not go with the tree, which has {n_leaves} leaves. "
+            f"adata.obsm[{name!r}] with shape {entry.shape} does not go with the tree, which has {n_leaves} leaves. "
             "Run `scfcmi.tl.fair_cluster` again."
         )
         raise ValueError(msg)

@@ -217,7 +217,7 @@ def umap(
 def map_of(adata: AnnData, keys: Keys) -> NDArray[np.floating]:
     """The coordinates of a run's map, two finite numbers for every cell."""
     xy = np.asarray(adata.obsm[keys.umap])
-    if xy.ndim != 2 or xy.shape[1] < 2 or not np.isfinite(xy[:, :2]).all():
+    if xy.ndim != 2 or xy.shape[1] < 2 or xy.dtype.kind not in "fiu" or not np.isfinite(xy[:, :2]).all():
         msg = (
             f"adata.obsm[{keys.umap!r}] with shape {xy.shape} is no map of two finite numbers per cell. "
             f"Delete it, or run `scfcmi.tl.umap(adata, {keys.key_added!r})` again."

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 from torch import Tensor
 
-from scfcmi._device import all_threads
+from scfcmi._device import all_threads, pieces, smaller_when_full
 from scfcmi.source import stratified_sketch
 
 from ._design import Design
@@ -137,7 +137,7 @@ def register(
             with all_threads() if mine.n_cells >= MANY else nullcontext():
                 sums = e_step(mixture.to(there), mine, fairness).over_processes().to("cpu")
             history.append(asdict(free_energy(sums, coefficients.penalty, mixture.log_shares(fairness))))
-            mixture, coefficients = m_step(sums, mixture, design, prior)
+            mixture, coefficients = m_step(sums, mixture, design, prior, before=coefficients)
     typical = _typical(mixture, some, fairness)
     mixture = mixture.to(cells.z.device)
     columns = {name: np.array([row[name] for row in history]) for name in history[0]}
@@ -217,6 +217,7 @@ def _anneal(
 ) -> tuple[float, Mixture, Prior, Coefficients, list[dict[str, float]]]:
     """EM on the sketch: hot and fair at first, then with the scales of the prior estimated as well."""
     history = []
+    coefficients: Coefficients | None = None
     first_cold = round(ANNEALED * rounds)
     for turn in range(rounds):
         cooled = min(1.0, turn / first_cold)
@@ -225,8 +226,9 @@ def _anneal(
         sums = e_step(mixture, cells, beta, HOTTEST ** (1 - cooled))
         if cooled == 1 and (turn - first_cold) % REFINED_EVERY == 0 and design.n_groups + design.n_smooth > 1:
             prior = _refined(prior, sums, mixture, design)
-        mixture, coefficients = m_step(sums, mixture, design, prior)
+        mixture, coefficients = m_step(sums, mixture, design, prior, before=coefficients)
         history.append(asdict(free_energy(sums, coefficients.penalty, log_shares)))
+    assert coefficients is not None
     return _evidence(e_step(mixture, cells, fairness), coefficients), mixture, prior, coefficients, history
 
 
@@ -278,6 +280,7 @@ def _matched(
     return rows, aligned.position * length
 
 
+@smaller_when_full
 def with_new_components(mixture: Mixture, cells: Positions, fairness: float, rng: np.random.Generator) -> Mixture:
     """Add components where the likelihood is low: a rare type may have no cell in the sketch."""
     log_shares = mixture.log_shares(fairness)
@@ -322,6 +325,7 @@ def _typical(mixture: Mixture, cells: Positions, fairness: float) -> tuple[float
     return float(middle), float(max((high - low) / 1.349, 1e-9))
 
 
+@smaller_when_full
 def registered(mixture: Mixture, cells: Positions, fairness: float) -> tuple[Tensor, Tensor, Tensor]:
     """Registered positions z − E[displacement], likeliest components, and log-likelihoods.
 
@@ -338,10 +342,17 @@ def registered(mixture: Mixture, cells: Positions, fairness: float) -> tuple[Ten
     return position, component, likelihood
 
 
+@smaller_when_full
 def registered_without_group(
     mixture: Mixture, z: Tensor, smooth: Tensor, fairness: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The same for cells whose group is not known: each group counts as much as it is likely to have made the cell."""
+    parts = [_without_group(mixture, z[rows], smooth[rows], fairness) for rows in pieces(len(z))]
+    position, component, likelihood = (torch.cat(column) for column in zip(*parts, strict=True))
+    return position, component, likelihood
+
+
+def _without_group(mixture: Mixture, z: Tensor, smooth: Tensor, fairness: float) -> tuple[Tensor, Tensor, Tensor]:
     log_shares = mixture.log_shares(fairness)
     log_sizes = torch.log(mixture.sizes.clamp_min(1e-12))
     total = torch.full_like(z[:, 0], -torch.inf)

@@ -16,6 +16,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from scfcmi._device import smaller_when_full
+
 from ._design import Design
 from ._positions import Positions
 
@@ -159,6 +161,7 @@ class Sums:
         return Sums(*(new.reshape(part.shape).to(part.dtype) for new, part in zip(split, parts, strict=True)))
 
 
+@smaller_when_full
 def e_step(mixture: Mixture, cells: Positions, fairness: float, temperature: float = 1.0) -> Sums:
     """Sums over some cells, or all.
 
@@ -292,6 +295,8 @@ class Coefficients:
         Mean posterior second moment of the coefficients of the common shift, and of the local ones.
     misfit
         Σ r ‖z − centre‖² / 2s², with the variances from before.
+    parts
+        What each attribute contributes to the displacement of a group, each of shape (n_groups, n_components, n_dims).
     """
 
     levels: tuple[Tensor, ...]
@@ -299,6 +304,7 @@ class Coefficients:
     log_det: float
     gain: tuple[float, float]
     misfit: float
+    parts: tuple[Tensor, ...]
 
     @property
     def penalty(self) -> float:
@@ -307,12 +313,17 @@ class Coefficients:
 
 
 def m_step(
-    sums: Sums, mixture: Mixture, design: Design, prior: Prior, n_rounds: int | None = None
+    sums: Sums,
+    mixture: Mixture,
+    design: Design,
+    prior: Prior,
+    n_rounds: int | None = None,
+    before: Coefficients | None = None,
 ) -> tuple[Mixture, Coefficients]:
     """The best parameters given the sums: proportions, then centres and displacements in turns, then variances.
 
-    Every part is the exact maximum given the others, so with one attribute the free energy never rises. With several,
-    attributes take turns from zero, and a few rounds can leave it higher by some 1e-4 per cell.
+    Every part is the exact maximum given the others, so the free energy never rises, with several attributes as long as
+    each goes on from what it contributed before: from elsewhere, a few rounds can end higher than it was.
 
     Parameters
     ----------
@@ -326,6 +337,9 @@ def m_step(
         Scales of the displacements.
     n_rounds
         How often centres and displacements take turns: once with one attribute, three times with several, when absent.
+    before
+        What the step before has found; without it, or if it had other components, the first of several attributes
+        starts with all of the displacements.
     """
     n_groups, m, d = mixture.moves.shape
     mass, first = sums.mass.double(), sums.first.double()
@@ -334,8 +348,10 @@ def m_step(
     means, moves, slopes = (part.double() for part in (mixture.means, mixture.moves, mixture.slopes))
     n_factors = design.levels.shape[1]
     n_rounds = n_rounds or (1 if n_factors == 1 else SEVERAL_ROUNDS)
-    # What each attribute contributes to a group, starting from the whole for the first one.
-    parts = [moves if i == 0 else torch.zeros_like(moves) for i in range(n_factors)]
+    if before is not None and before.parts[0].shape == moves.shape:
+        parts = list(before.parts)
+    else:
+        parts = [moves if i == 0 else torch.zeros_like(moves) for i in range(n_factors)]
     smooth_mass = sums.smooth_mass.double()
     levels: list[Tensor] = []
     smooth = slopes.new_zeros(len(slopes), features.shape[1], d)
@@ -385,7 +401,7 @@ def m_step(
     )
     squares = _squares(sums, means, moves, slopes)
     misfit = float((squares / mixture.variances.double()).sum()) / 2
-    coefficients = Coefficients(tuple(levels), smooth, log_det, gain, misfit)
+    coefficients = Coefficients(tuple(levels), smooth, log_det, gain, misfit, tuple(parts))
     return replace(updated, variances=_variances(squares, sums.mass, d).to(kept)), coefficients
 
 

@@ -11,6 +11,8 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
+from scfcmi._device import rows_at_once
+
 # Entries of a table of cells × components that are held at once.
 CHUNK_ENTRIES = {"cpu": 2**22, "cuda": 2**27, "mps": 2**25}
 
@@ -51,7 +53,12 @@ class Positions:
         slot = np.empty(len(codes), np.int64)
         slot[order] = np.arange(len(codes))
         edges = np.concatenate([[0], np.cumsum(np.bincount(codes, minlength=n_groups))])
-        z = torch.empty((len(codes), n_dims), dtype=dtype, device=device)
+        try:
+            z = torch.empty((len(codes), n_dims), dtype=dtype, device=device)
+        except torch.OutOfMemoryError as error:
+            size = len(codes) * n_dims * dtype.itemsize / 2**20
+            msg = f"The device has no memory for the positions of {len(codes)} cells ({size:.0f} MB). Use device='cpu'."
+            raise MemoryError(msg) from error
         return cls(z, edges, slot, torch.from_numpy(smooth[order]).to(z))
 
     @classmethod
@@ -124,7 +131,7 @@ class Positions:
 
     def chunks(self, n_columns: int) -> Iterator[tuple[int, slice]]:
         """Walk through the rows, group by group, so many at a time that tables of `n_columns` fit."""
-        step = max(256, CHUNK_ENTRIES[self.z.device.type] // max(n_columns, 1))
+        step = rows_at_once(max(256, CHUNK_ENTRIES[self.z.device.type] // max(n_columns, 1)))
         for group, (first, last) in enumerate(zip(self.edges[:-1].tolist(), self.edges[1:].tolist(), strict=True)):
             for start in range(first, last, step):
                 yield group, slice(start, min(start + step, last))

@@ -12,9 +12,12 @@ from scfcmi._warn import warn
 
 from ._storage import Block
 
+# Beyond this, squares summed over cells no longer fit single precision, and nobody has measured such numbers.
+LARGEST = 1e15
+
 
 class FiniteCheck:
-    """Nothing is missing or infinite.
+    """Nothing is missing, infinite, or beyond what can be computed with.
 
     Parameters
     ----------
@@ -38,15 +41,22 @@ class FiniteCheck:
 
     def see(self, rows: slice, block: Block) -> None:
         """Look at some rows; wrong values are an error."""
-        # The sum is finite if and only if every value is (float32 sums of expression do not overflow in float64).
-        with np.errstate(invalid="ignore"):  # infinities of both signs
-            total = _values(block).sum(dtype=np.float64)
-        if not np.isfinite(total):
-            row, column = np.argwhere(~np.isfinite(block.toarray() if sp.issparse(block) else block))[0].tolist()
+        values = _values(block)
+        # NaN if any value is, and then it is not within the bounds.
+        if values.size and not (-LARGEST <= values.min() and values.max() <= LARGEST):
+            values = block.toarray() if sp.issparse(block) else block
+            wrong = ~np.isfinite(values)
+            what, instead = "NaN or infinite values", "Remove or impute them"
+            if not wrong.any():
+                wrong = np.abs(values) > LARGEST
+                what, instead = f"values beyond {LARGEST:.0e}", "Rescale or remove them"
+            row, column = np.argwhere(wrong)[0].tolist()
+            value = values[row, column]
             column = column if self.columns is None else int(self.columns[column])
             msg = (
-                f"{self.where} has NaN or infinite values (first in the cell at position {row + rows.start}, column "
-                f"{column if self.names is None else self.names[column]!r}). Remove or impute them before clustering."
+                f"{self.where} has {what} (first {value:.3g} in the cell at position {row + rows.start}, column "
+                f"{column if self.names is None else self.names[column]!r}; what single precision cannot hold counts "
+                f"as infinite). {instead} before clustering."
             )
             raise ValueError(msg)
 

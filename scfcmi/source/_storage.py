@@ -101,7 +101,7 @@ class ByColumns(Storage):
         return super().strips(step if self.n_strips == 1 else -(-self.n_rows // self.n_strips))
 
     def _rows(self, index: NDArray[np.int64] | slice) -> sp.csr_matrix:
-        pieces = [canonical(sp.csc_matrix(piece[index])).astype(np.float32) for piece in self._pieces()]
+        pieces = [single(canonical(sp.csc_matrix(piece[index]))) for piece in self._pieces()]
         rows = sp.csr_matrix(sp.hstack(pieces, format="csr"))
         return as_block(rows if np.array_equal(self._order, np.arange(rows.shape[1])) else rows[:, self._order])
 
@@ -198,9 +198,14 @@ def element(stored: Any) -> Any:
 def as_block(rows: Any) -> Block:
     """Rows as float32, sparse ones as CSR, in which every value stands once."""
     if isinstance(rows, np.ma.MaskedArray):
-        rows = np.ma.filled(rows.astype(np.float32), np.nan)
+        rows = np.ma.filled(single(rows), np.nan)
     rows = canonical(sp.csr_matrix(rows)) if sp.issparse(rows) else np.asarray(rows)
-    with np.errstate(over="ignore"):  # becomes infinite, which is found and said
+    return single(rows)
+
+
+def single(rows: Any) -> Any:
+    """Rows in single precision; what that has no room for becomes infinite, which is found and said."""
+    with np.errstate(over="ignore"):
         return rows.astype(np.float32, copy=False)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import scipy.sparse as sp
 from anndata import AnnData
 from numpy.typing import NDArray
 
@@ -133,6 +134,37 @@ def writable(adata: AnnData, *, copy: bool) -> AnnData:
     if target.is_view:
         target._init_as_actual(target.copy())
     return target
+
+
+def params_of(adata: AnnData, key: str) -> Mapping[str, Any]:
+    """Parameters of the run of this name; none if there is no run, or its record is not one of ours."""
+    record = adata.uns.get(Keys(key).uns)
+    params = record.get("params") if isinstance(record, Mapping) else None
+    return params if isinstance(params, Mapping) else {}
+
+
+def groups_of_run(adata: AnnData, key: str) -> list[str]:
+    """Names of the sensitive attributes of the run of this name."""
+    given = params_of(adata, key).get("sensitive_key")
+    if given is None:
+        msg = f"adata.uns[{key!r}] does not name a sensitive attribute. Name a column of obs with `sensitive_key`."
+        raise ValueError(msg)
+    return attribute_keys([str(name) for name in np.atleast_1d(given)])
+
+
+def probabilities(adata: AnnData, name: str) -> sp.csr_matrix:
+    """An entry of `obsm` with probabilities, sparse, every cell with some."""
+    entry = adata.obsm[name]
+    kind = np.dtype(getattr(entry, "dtype", object)).kind
+    proba = sp.csr_matrix(entry, dtype=np.float32) if kind in "fiub" else None
+    if (
+        proba is None
+        or not (np.isfinite(proba.data).all() and (proba.data >= 0).all())
+        or (np.asarray(proba.sum(axis=1)).ravel() <= 0).any()
+    ):
+        msg = f"adata.obsm[{name!r}] has cells without probabilities: it is not what the run wrote. Cluster again."
+        raise ValueError(msg)
+    return proba
 
 
 def drop_results(adata: AnnData, names: Mapping[str, Iterable[str]]) -> None:

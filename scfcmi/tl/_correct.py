@@ -15,7 +15,7 @@ from scfcmi._numbers import check_real
 from scfcmi.model._state import best_leaf
 from scfcmi.source import Groups, MatrixSource, dense, normalise_rows, select_source
 
-from ._adata import check_adata, obs_groups, storable_keys, writable
+from ._adata import check_adata, groups_of_run, obs_groups, params_of, probabilities, storable_keys, writable
 
 # Cells of a group in a place at which its own deviation there counts half, next to that of the group as a whole.
 PRIOR_CELLS = 5.0
@@ -104,15 +104,11 @@ def correct(
     keys = Keys(checked_name(key, "key"))
     check_adata(adata, copy=copy)
     proba = _proba(adata, keys)
-    params = adata.uns.get(keys.uns, {}).get("params", {})
-    sensitive_key = sensitive_key if sensitive_key is not None else params.get("sensitive_key")
-    if sensitive_key is None:
-        msg = f"adata.uns[{key!r}] does not say which column holds the groups: pass sensitive_key."
-        raise ValueError(msg)
+    sensitive_key = groups_of_run(adata, key) if sensitive_key is None else sensitive_key
     groups = obs_groups(adata, sensitive_key)
     weights = _weights(reference, groups)
     layer_added = keys.corrected if layer_added is None else checked_name(layer_added, "layer_added")
-    layer = layer if layer is not None else params.get("layer")
+    layer = layer if layer is not None else params_of(adata, key).get("layer")
     if layer_added == layer:
         msg = f"layer_added={layer_added!r} would overwrite the layer that is corrected. Choose another name."
         raise ValueError(msg)
@@ -161,10 +157,7 @@ def _proba(adata: AnnData, keys: Keys) -> sp.csr_matrix:
             f"with key_added={keys.key_added!r} first."
         )
         raise KeyError(msg)
-    proba = sp.csr_matrix(adata.obsm[name], dtype=np.float32)
-    if not np.isfinite(proba.data).all() or (np.asarray(proba.sum(axis=1)).ravel() <= 0).any():
-        msg = f"adata.obsm[{name!r}] has cells without probabilities: it is not what the run wrote. Cluster again."
-        raise ValueError(msg)
+    proba = probabilities(adata, name)
     return normalise_rows(proba[:, np.unique(best_leaf(proba))])
 
 

@@ -17,7 +17,7 @@ from scfcmi._keys import DEFAULT_KEY, Keys
 from scfcmi.metrics._encode import Coded, encode, table
 from scfcmi.source import Groups, MatrixSource, dense, select_source
 
-from ._adata import check_adata, obs_column, obs_groups, storable_keys, writable
+from ._adata import check_adata, groups_of_run, obs_column, obs_groups, storable_keys, writable
 
 # A group is missing from a cluster if it has less than this share of the cells that its size lets one expect, and less
 # than chance explains: the probability of so few, times the number of pairs of a cluster and a group, is below ALPHA.
@@ -136,22 +136,15 @@ def diagnose(
     """
     check_adata(adata, copy=False)
     clusters = encode(clusters=_complete(adata, key, "key"))[0]
-    record = adata.uns.get(Keys(key).uns)
-    params = record.get("params") if isinstance(record, Mapping) else None
-    params = params if isinstance(params, Mapping) else {}
     if sensitive_key is None:
-        given = params.get("sensitive_key")
-        if given is None:
-            msg = f"adata.uns[{key!r}] does not name a sensitive attribute. Name a column of obs with `sensitive_key`."
-            raise ValueError(msg)
-        sensitive_key = [str(name) for name in given] if np.ndim(given) else str(given)
+        sensitive_key = groups_of_run(adata, key)
     groups = obs_groups(adata, sensitive_key, _complete)
     names = [str(level) for level in clusters.levels]
     rep = use_rep
     if rep is None:
         rep = next((name for name in (Keys(key).embedding, Keys().embedding) if name in adata.obsm), None)
     source = None if rep is None else select_source(adata, use_rep=rep)[0]
-    deviation = _deviation(record, names, groups) if use_rep is None else None
+    deviation = _deviation(adata.uns.get(Keys(key).uns), names, groups) if use_rep is None else None
     found = _Evidence.collect(clusters, groups, source, deviation, registered=use_rep is None)
     result, summary = _report(found, names, list(groups.levels))
     writable(adata, copy=False).uns[Keys(key).diagnosis] = {"sensitive_key": storable_keys(sensitive_key)} | summary

@@ -12,11 +12,11 @@ from anndata import AnnData
 from numpy.typing import NDArray
 from scipy.stats import false_discovery_control, norm
 
-from scfcmi._keys import DEFAULT_KEY, Keys, checked_name
+from scfcmi._keys import DEFAULT_KEY
 from scfcmi._numbers import check_count
 from scfcmi.source import select_source
 
-from ._adata import attribute_keys, check_adata, obs_column, obs_groups
+from ._adata import attribute_keys, check_adata, groups_of_run, obs_column, obs_groups
 
 Method = Literal["wilcoxon", "t-test", "t-test_overestim_var"]
 
@@ -95,11 +95,7 @@ def markers(
         msg = f"key={key!r} has {int(clusters.isna().sum())} missing values. Look at the other cells alone."
         raise ValueError(msg)
     if sensitive_key is None:
-        record = adata.uns.get(Keys(checked_name(key, "key")).uns, {})
-        sensitive_key = record.get("params", {}).get("sensitive_key") if hasattr(record, "get") else None
-        if sensitive_key is None:
-            msg = f"adata.uns[{key!r}] does not name a sensitive attribute. Name a column of obs with `sensitive_key`."
-            raise ValueError(msg)
+        sensitive_key = groups_of_run(adata, key)
     groups = obs_groups(adata, attribute_keys(sensitive_key))
     source, names = select_source(adata, layer=layer, use_raw=use_raw, mask_var=None)
     clusters = clusters.astype("category").cat.remove_unused_categories()

@@ -16,7 +16,7 @@ from scfcmi.model import Assignment
 from scfcmi.model._evidence import evidence_of
 from scfcmi.model._state import best_leaf, clusters_of_leaves
 
-from ._adata import check_adata, drop_results, obs_groups, obs_labels, writable
+from ._adata import check_adata, drop_results, obs_groups, obs_labels, params_of, probabilities, writable
 from ._fair_cluster import clusters_of, scores_of, write_assignment
 
 
@@ -86,7 +86,7 @@ def recut(
     k = tree.n_clusters(resolution) if n_clusters is None else int(n_clusters)
     found = _cut(tree, leaves, k)
     clusters = clusters_of(found.labels)
-    params = dict(record["params"]) | {"resolution": resolution, "n_clusters": k}
+    params = dict(params_of(adata, key)) | {"resolution": resolution, "n_clusters": k}
     record = dict(record) | {
         "params": params,
         "n_clusters": evidence_of(tree, n_clusters, resolution) | {"chosen": k},
@@ -118,16 +118,28 @@ def kept_tree(adata: AnnData, key: str) -> tuple[Tree, sp.csr_matrix, dict[str, 
             "(the published network, `preset='paper'`, makes none)."
         )
         raise KeyError(msg)
-    stored = record[TREE]
-    tree = Tree(np.asarray(stored["merges"], np.int64).reshape(-1, 2), np.asarray(stored["link"], np.float64))
-    leaves = sp.csr_matrix(adata.obsm[keys.leaves], dtype=np.float32)
-    if leaves.shape[1] != tree.n_leaves or len(tree.link) != len(tree.merges):
+    tree = _stored_tree(record[TREE], key)
+    leaves = probabilities(adata, keys.leaves)
+    if leaves.shape[1] != tree.n_leaves:
         msg = (
             f"adata.uns[{key!r}]['tree'] has {tree.n_leaves} leaves, but adata.obsm[{keys.leaves!r}] has "
             f"{leaves.shape[1]} columns: they are not of one run. Cluster again."
         )
         raise ValueError(msg)
     return tree, leaves, dict(record)
+
+
+def _stored_tree(stored: Any, key: str) -> Tree:
+    try:
+        merges, link = (np.asarray(stored[name], np.float64) for name in ("merges", "link"))
+        tree = Tree(merges.reshape(-1, 2).astype(np.int64), link)
+        wrong = tree.fault()
+    except (KeyError, TypeError, ValueError, IndexError):
+        wrong = "it has no numbers for `merges` and `link`"
+    if wrong:
+        msg = f"adata.uns[{key!r}]['tree'] is damaged: {wrong}. Run `scfcmi.tl.fair_cluster` again."
+        raise ValueError(msg)
+    return tree
 
 
 def _cut(tree: Tree, leaves: sp.csr_matrix, k: int) -> Assignment:

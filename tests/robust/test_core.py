@@ -125,3 +125,19 @@ def test_a_column_of_text_is_one_line_on_the_command_line(
     given = ["--sensitive-key", "tech", "--continuous-keys", "word", "-o", str(tmp_path / "b.h5ad")]
     assert main(["cluster", str(tmp_path / "a.h5ad"), *given]) == 1
     assert capsys.readouterr().err.splitlines()[-1].startswith("scfcmi: error: word is not numeric")
+
+
+def test_a_diagnosis_needs_no_matrix(adata: AnnData) -> None:
+    """It looks at positions, so genes are neither read nor made dense."""
+    cluster(adata)
+    want = sf.tl.diagnose(adata)
+    without = AnnData(obs=adata.obs, obsm=dict(adata.obsm), uns=adata.uns)
+    pd.testing.assert_frame_equal(sf.tl.diagnose(without).clusters, want.clusters)
+
+
+def test_many_clusters_of_few_cells() -> None:
+    """No step takes all pairs of cells or clusters again for every cluster: as quick as a fit of few."""
+    rng = np.random.default_rng(0)
+    x, groups = rng.normal(size=(1500, 10)), np.array(["a", "b"] * 750)
+    found = sf.model.FCMI(200, standardize=False, **QUICK).fit(x, groups)
+    assert len(np.unique(found.labels_)) > 190
