@@ -1,11 +1,18 @@
-"""Settings of the documentation: `sphinx-build -W docs docs/_build/html`, which needs no network."""
+"""Settings of the documentation: `sphinx-build -W docs docs/_build/html`, which needs no network.
+
+With `SCFCMI_INTERSPHINX=1`, and on Read the Docs, types of other packages link to their documentation, whose inventories
+come from the network.
+"""
 
 from __future__ import annotations
 
+import os
 import shutil
 from datetime import datetime
 from importlib.metadata import metadata
 from pathlib import Path
+
+from sphinx.util.inspect import TypeAliasForwardRef
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -29,8 +36,23 @@ extensions = [
     "sphinx.ext.autosummary",
     "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "sphinx_copybutton",
     "sphinxcontrib.bibtex",
 ]
+if os.environ.get("READTHEDOCS") or os.environ.get("SCFCMI_INTERSPHINX"):
+    extensions.append("sphinx.ext.intersphinx")
+    intersphinx_mapping = {
+        "anndata": ("https://anndata.readthedocs.io/en/stable", None),
+        "matplotlib": ("https://matplotlib.org/stable", None),
+        "numpy": ("https://numpy.org/doc/stable", None),
+        "pandas": ("https://pandas.pydata.org/docs", None),
+        "python": ("https://docs.python.org/3", None),
+        "scanpy": ("https://scanpy.readthedocs.io/en/stable", None),
+        "scipy": ("https://docs.scipy.org/doc/scipy", None),
+        "sklearn": ("https://scikit-learn.org/stable", None),
+        "torch": ("https://docs.pytorch.org/docs/stable", None),
+    }
 exclude_patterns = ["_build", "**.ipynb_checkpoints", "Thumbs.db", ".DS_Store"]
 templates_path = ["_templates"]
 source_suffix = {".rst": "restructuredtext", ".ipynb": "myst-nb", ".md": "myst-nb"}  # autosummary writes the first
@@ -53,6 +75,7 @@ napoleon_custom_sections = ["Returns"]
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
 autodoc_type_aliases = {"ArrayLike": "numpy.typing.ArrayLike"}
+TypeAliasForwardRef.__repr__ = lambda alias: alias.name  # in a union as it reads alone
 python_use_unqualified_type_names = True
 bibtex_bibfiles = ["references.bib"]
 bibtex_reference_style = "author_year"
@@ -76,4 +99,14 @@ suppress_warnings = ["mystnb.unknown_mime_type"]
 html_theme = "sphinx_book_theme"
 html_title = project
 html_static_path = ["_static"]
-html_theme_options = {"navigation_with_keys": False, "show_navbar_depth": 1}
+html_css_files = ["site.css"]
+html_logo = html_favicon = "_static/logo.svg"
+html_theme_options = {
+    "logo": {"text": project},
+    "navbar_persistent": [],  # the search box of the sidebar is enough
+    "navigation_with_keys": False,
+    "show_navbar_depth": 1,
+}
+# prompts and outputs are not copied
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
