@@ -26,7 +26,7 @@ pytestmark = pytest.mark.browser
 PHONE, DESK = {"width": 400, "height": 800}, {"width": 1280, "height": 900}
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 # written by sphinx for every project, and reached by its own buttons
-OF_SPHINX = {"genindex.html", "py-modindex.html", "search.html"}
+OF_SPHINX = {"_modules/index.html", "genindex.html", "py-modindex.html", "search.html"}
 
 # What a page has, as the browser sees it. An element sticks out if it ends right of the window and nothing around it
 # scrolls or is fixed there, as the drawers at the sides are.
@@ -118,8 +118,10 @@ def site(browser: Browser, address: str, folder: Path) -> Site:
         if name in pages or not (folder / name).is_file():
             continue
         tab.goto(address + name, wait_until="load")
-        tab.evaluate("async () => { await Promise.allSettled([...document.images].map((image) => {"
-                     " image.loading = 'eager'; return image.decode(); })); }")
+        tab.evaluate(
+            "async () => { await Promise.allSettled([...document.images].map((image) => {"
+            " image.loading = 'eager'; return image.decode(); })); }"
+        )
         pages[name] = tab.evaluate(LOOK)
         waiting += [page for page, _ in _inside(pages[name]["links"], address) if page.endswith(".html")]
     context.close()
@@ -167,7 +169,9 @@ def test_no_page_is_wider_than_a_phone(site: Site) -> None:
 def test_code_can_be_copied_and_read(site: Site) -> None:
     assert {name: seen["uncopied"] for name, seen in site.pages.items() if seen["uncopied"]} == {}
     source = "_modules/scfcmi/tl/_fair_cluster.html"
-    assert source in [page for page, _ in _inside(site.pages["generated/scfcmi.tl.fair_cluster.html"]["links"], site.address)]
+    assert source in [
+        page for page, _ in _inside(site.pages["generated/scfcmi.tl.fair_cluster.html"]["links"], site.address)
+    ]
 
 
 def test_one_search_box_that_finds(browser: Browser, address: str, site: Site) -> None:
