@@ -47,7 +47,7 @@ LOOK = """() => {
         width: document.documentElement.scrollWidth,
         wide: [...document.querySelectorAll("main *")]
             .filter((element) => element.getBoundingClientRect().right > innerWidth + 1 && !holds(element))
-            .map((element) => `${element.tagName.toLowerCase()}.${element.className} "${element.textContent.slice(0, 40)}"`),
+            .map((element) => `${element.tagName} ${element.className}: ${element.textContent.slice(0, 40)}`),
         uncopied: [...document.querySelectorAll("article div.highlight")]
             .filter((block) => !block.querySelector("button.copybtn")).length,
     };
