@@ -1,7 +1,7 @@
 """Settings of the documentation: `sphinx-build -W docs docs/_build/html`, which needs no network.
 
-With `SCFCMI_INTERSPHINX=1`, and on Read the Docs, types of other packages link to their documentation; the inventories of
-these come from the network.
+With `SCFCMI_INTERSPHINX=1`, and on Read the Docs, types of other packages link to their documentation, which takes the
+network for the inventories of these.
 """
 
 from __future__ import annotations
