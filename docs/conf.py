@@ -7,7 +7,10 @@ network for the inventories of these.
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import subprocess
+import sys
 from datetime import datetime
 from importlib.metadata import metadata
 from pathlib import Path
@@ -23,6 +26,20 @@ shutil.rmtree(TUTORIALS, ignore_errors=True)
 TUTORIALS.mkdir()
 for notebook in sorted((ROOT / "tutorials").glob("*.ipynb")):
     shutil.copy2(notebook, TUTORIALS / notebook.name)
+
+
+def said(*arguments: str) -> str:
+    """What the command line says of itself."""
+    command = [sys.executable, "-m", "scfcmi", *arguments, "--help"]
+    environment = {**os.environ, "COLUMNS": "88", "NO_COLOR": "1"}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+
+
+# one section for every command that the help names
+COMMANDS = HERE / "_cli" / "commands.md"
+COMMANDS.parent.mkdir(exist_ok=True)
+names = re.findall(r"^    (\w+)  ", said(), flags=re.MULTILINE)
+COMMANDS.write_text("".join(f"## scfcmi {name}\n\n```text\n{said(name)}```\n\n" for name in names), encoding="utf-8")
 
 info = metadata("scfcmi")
 project = info["Name"]
@@ -53,7 +70,7 @@ if os.environ.get("READTHEDOCS") or os.environ.get("SCFCMI_INTERSPHINX"):
         "sklearn": ("https://scikit-learn.org/stable", None),
         "torch": ("https://docs.pytorch.org/docs/stable", None),
     }
-exclude_patterns = ["_build", "**.ipynb_checkpoints", "Thumbs.db", ".DS_Store"]
+exclude_patterns = ["_build", "_cli", "**.ipynb_checkpoints", "Thumbs.db", ".DS_Store"]
 templates_path = ["_templates"]
 source_suffix = {".rst": "restructuredtext", ".ipynb": "myst-nb", ".md": "myst-nb"}  # autosummary writes the first
 root_doc = "index"
