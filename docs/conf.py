@@ -20,6 +20,9 @@ from sphinx.util.inspect import TypeAliasForwardRef
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 
+# notebooks draw into their pages, whatever this process was told
+os.environ.pop("MPLBACKEND", None)
+
 # the tutorials stand at the top of the repository; sphinx reads nothing outside its source folder
 TUTORIALS = HERE / "_tutorials"
 shutil.rmtree(TUTORIALS, ignore_errors=True)

@@ -43,6 +43,7 @@ LOOK = """() => {
         links: [...document.querySelectorAll("a[href]")].map((link) => link.href),
         anchors: [...document.querySelectorAll("[id]")].map((element) => element.id),
         broken: [...document.images].filter((image) => !image.naturalWidth).map((image) => image.src),
+        pictures: [...document.querySelectorAll("article img")].length,
         unnamed: [...document.querySelectorAll("article img")].filter((image) => !image.alt).map((image) => image.src),
         width: document.documentElement.scrollWidth,
         wide: [...document.querySelectorAll("main *")]
@@ -159,6 +160,12 @@ def test_nothing_that_a_page_loads_is_missing(site: Site) -> None:
 def test_pictures_show_and_say_what_they_show(site: Site) -> None:
     assert site.faults("broken") == []
     assert site.faults("unnamed") == []
+
+
+def test_tutorials_show_their_figures(site: Site) -> None:
+    tutorials = {name: seen["pictures"] for name, seen in site.pages.items() if name.startswith("_tutorials/")}
+    assert len(tutorials) >= 8
+    assert [name for name, pictures in tutorials.items() if not pictures] == []
 
 
 def test_no_page_is_wider_than_a_phone(site: Site) -> None:
