@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 import anndata as ad
 import numpy as np
 import pandas as pd
-import scanpy as sc
 from anndata import AnnData
 from scipy import sparse
 
@@ -36,6 +35,8 @@ def pbmc() -> AnnData:
     >>> adata.shape, adata.obs["cell_type"].nunique(), list(adata.obs["phase"].cat.categories)
     ((700, 765), 10, ['G1', 'G2M', 'S'])
     """
+    import scanpy as sc  # takes seconds, and simulators do without
+
     shipped = sc.datasets.pbmc68k_reduced()
     obs = shipped.obs[["bulk_labels", "phase", "n_genes", "n_counts", "percent_mito"]]
     return AnnData(
