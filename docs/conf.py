@@ -34,7 +34,7 @@ for notebook in sorted((ROOT / "tutorials").glob("*.ipynb")):
 def said(*arguments: str) -> str:
     """What the command line says of itself."""
     command = [sys.executable, "-m", "scfcmi", *arguments, "--help"]
-    environment = {**os.environ, "COLUMNS": "88", "NO_COLOR": "1"}
+    environment = {**os.environ, "COLUMNS": "80", "NO_COLOR": "1"}
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
 
 
