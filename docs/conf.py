@@ -15,9 +15,13 @@ from datetime import datetime
 from importlib.metadata import metadata
 from pathlib import Path
 
+from sphinx.application import Sphinx
 from sphinx.util.inspect import TypeAliasForwardRef
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+from _plots import draw  # noqa: E402
+
 ROOT = HERE.parent
 
 # notebooks draw into their pages, whatever this process was told
@@ -43,6 +47,22 @@ COMMANDS = HERE / "_cli" / "commands.md"
 COMMANDS.parent.mkdir(exist_ok=True)
 names = re.findall(r"^    (\w+)  ", said(), flags=re.MULTILINE)
 COMMANDS.write_text("".join(f"## scfcmi {name}\n\n```text\n{said(name)}```\n\n" for name in names), encoding="utf-8")
+
+# a picture on the page of every plot; drawn once, as long as the folder is there
+PLOTS = draw(HERE / "_static" / "plots")
+
+
+def show_plot(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
+    """Put the picture of a plot below the summary of its function."""
+    plot = name.removeprefix("scfcmi.pl.")
+    if what == "function" and plot != name and plot in PLOTS:
+        lines[2:2] = [f".. image:: /_static/plots/{plot}.png", f"   :alt: What {name} draws", "   :width: 28rem", ""]
+
+
+def setup(app: Sphinx) -> None:
+    """Connect what is made here."""
+    app.connect("autodoc-process-docstring", show_plot)
+
 
 info = metadata("scfcmi")
 project = info["Name"]
