@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -109,7 +110,7 @@ def fetch(name: str, *, cache_dir: str | os.PathLike[str] | None = None) -> Path
     ValueError
         If the downloaded content has another checksum. Nothing is kept then.
     OSError
-        If the download fails, or the folder cannot be written.
+        If the download fails, or the folder cannot be written. The message says which file to put where by hand.
 
     Examples
     --------
@@ -118,11 +119,34 @@ def fetch(name: str, *, cache_dir: str | os.PathLike[str] | None = None) -> Path
     'cell_mixture_celseq2_cells'
     >>> path = scfcmi.datasets.fetch("cell_mixture_celseq2_cells")  # doctest: +SKIP
     """
-    if name not in REGISTRY:
-        msg = f"there is no data set {name!r}; there are {sorted(REGISTRY)}."
+    return fetch_all([name], cache_dir=cache_dir)[0]
+
+
+def fetch_all(names: Sequence[str], *, cache_dir: str | os.PathLike[str] | None = None) -> list[Path]:
+    """Local paths of the files that belong together; if one cannot be had, the error names all that are missing."""
+    unknown = [name for name in names if name not in REGISTRY]
+    if unknown:
+        msg = f"there is no data set {unknown[0]!r}; there are {sorted(REGISTRY)}."
         raise KeyError(msg)
-    entry = REGISTRY[name]
-    folder = cache_dir or os.environ.get(DATA_DIR) or pooch.os_cache("scfcmi")
-    return Path(
-        pooch.retrieve(entry.url, known_hash=f"sha256:{entry.sha256}", fname=entry.file_name, path=Path(folder))
+    folder = Path(cache_dir or os.environ.get(DATA_DIR) or pooch.os_cache("scfcmi"))
+    paths = []
+    for name in names:
+        entry = REGISTRY[name]
+        try:
+            path = pooch.retrieve(entry.url, known_hash=f"sha256:{entry.sha256}", fname=entry.file_name, path=folder)
+        except OSError as error:
+            raise OSError(_by_hand(names, folder, error)) from error
+        paths.append(Path(path))
+    return paths
+
+
+def _by_hand(names: Sequence[str], folder: Path, error: OSError) -> str:
+    """What to do where there is no network."""
+    missing = [REGISTRY[name] for name in names if not (folder / REGISTRY[name].file_name).is_file()]
+    files = "\n".join(f"  {entry.url}\n    as {folder / entry.file_name}" for entry in missing)
+    return (
+        f"the download failed: {error}\n"
+        f"Without network, save these files on another machine and put each where it belongs:\n{files}\n"
+        f"Another folder is named by cache_dir or the environment variable {DATA_DIR}. scfcmi.datasets.pbmc() and the "
+        "simulators need no download."
     )

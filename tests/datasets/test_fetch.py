@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from scfcmi.datasets import REGISTRY, RemoteFile, cell_mixture, fetch, rna_mixture
+from scfcmi.datasets import REGISTRY, RemoteFile, cell_mixture, fetch, pbmc, rna_mixture
 
 CONTENT = b"cell,type\n1,T\n"
 
@@ -94,6 +94,37 @@ def test_missing_file_and_unknown_name(server: Server, tmp_path: Path) -> None:
         fetch("small", cache_dir=tmp_path / "cache")
     with pytest.raises(KeyError, match="there is no data set 'none'"):
         fetch("none")
+
+
+def test_without_network_it_says_which_file_belongs_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entries = {}
+    for name, entry in REGISTRY.items():
+        if name.startswith("cell_mixture"):
+            # port 9 discards, and nothing listens there
+            entries[name] = RemoteFile(entry.file_name, f"http://127.0.0.1:9/{name}", entry.sha256, entry.citation)
+            monkeypatch.setitem(REGISTRY, name, entries[name])
+    for variable in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(variable, raising=False)
+    with pytest.raises(OSError, match="Without network") as caught:
+        cell_mixture(cache_dir=tmp_path)
+    assert len(entries) == 4
+    for entry in entries.values():
+        assert f"{entry.url}\n    as {tmp_path / entry.file_name}" in str(caught.value)
+
+
+def test_file_that_was_put_there_by_hand_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = RemoteFile("small.csv", "http://127.0.0.1:9/small.csv", hashlib.sha256(CONTENT).hexdigest(), "nobody")
+    monkeypatch.setitem(REGISTRY, "small", entry)
+    (tmp_path / "small.csv").write_bytes(CONTENT)
+    assert fetch("small", cache_dir=tmp_path) == tmp_path / "small.csv"
+
+
+def test_real_cells_without_download() -> None:
+    adata = pbmc()
+    assert adata.X.min() == 0 and adata.X.dtype == np.float32
+    assert set(adata.obs["phase"]) == {"G1", "S", "G2M"}
+    sizes = adata.obs["cell_type"].value_counts()
+    assert sizes["Dendritic"] == 240 and sizes.sum() == adata.n_obs == 700
 
 
 def test_registry_is_complete() -> None:
