@@ -99,7 +99,8 @@ def fit_default(
         cells.put(rows, front.transform_on(device, part))
     fit = register(cells, design, fairness=fairness, bins=values.bins(), random_state=random_state, tell=tell)
     say("registration")
-    position, component, likelihood = (cells.in_order(part) for part in registered(fit.mixture, cells, fairness))
+    placed = registered(fit.mixture, cells, fairness, fit.own)
+    position, component, likelihood = (cells.in_order(part) for part in placed)
     picked = landmarks(component.cpu().numpy(), LANDMARKS, rng)
     on_device = torch.from_numpy(picked).to(position.device)
     chosen = Landmarks(

@@ -18,7 +18,7 @@ from scfcmi.source import stratified_sketch
 
 from ._design import Design
 from ._matching import align
-from ._mixture import Coefficients, Mixture, Prior, Sums, e_step, free_energy, m_step, responsibilities
+from ._mixture import Coefficients, Mixture, Prior, Sums, e_step, free_energy, leverage, m_step, responsibilities
 from ._positions import Positions
 
 # Rounds on the sketch, the share of them in which temperature and fairness fall, and passes over all cells.
@@ -53,6 +53,8 @@ class Registration:
         Scales of the displacements.
     coefficients
         Displacements in the features of the prior.
+    own
+        What share of the displacement of a cell of the fit comes from its own position, shape (n_groups, n_components).
     fairness
         β of the proportions.
     typical
@@ -67,6 +69,7 @@ class Registration:
     mixture: Mixture
     prior: Prior
     coefficients: Coefficients
+    own: Tensor
     fairness: float
     typical: tuple[float, float]
     history: dict[str, NDArray[np.float64]]
@@ -118,7 +121,7 @@ def register(
     rows = sketch(cells, SKETCH, rng)
     # The sketch does not grow with the cells, and its many small steps are quicker where they need not be launched.
     some = (cells if rows is None else cells.take(rows)).to("cpu")
-    found: dict[str, tuple[float, Mixture, Prior, Coefficients, list[dict[str, float]]]] = {}
+    found: dict[str, tuple[float, Sums, Mixture, Prior, Coefficients, list[dict[str, float]]]] = {}
     for name in starts if design.n_groups > 1 or design.n_smooth else ("none",):
         own_bins = bins if bins is None or rows is None else bins[rows]
         own_given = given if given is None or rows is None else given[rows]
@@ -128,7 +131,7 @@ def register(
         if tell is not None:
             tell(f"start {name}: free energy {found[name][0]:.4f}")
     best = min(found, key=lambda name: found[name][0])
-    _, mixture, prior, coefficients, history = found[best]
+    _, sums, mixture, prior, coefficients, history = found[best]
     if rows is not None:
         there = cells.z.device
         mixture = with_new_components(mixture.to(there), cells, fairness, rng).to("cpu")
@@ -138,11 +141,12 @@ def register(
                 sums = e_step(mixture.to(there), mine, fairness).over_processes().to("cpu")
             history.append(asdict(free_energy(sums, coefficients.penalty, mixture.log_shares(fairness))))
             mixture, coefficients = m_step(sums, mixture, design, prior, before=coefficients)
-    typical = _typical(mixture, some, fairness)
+    typical, own = _typical(mixture, some, fairness), leverage(sums.mass, mixture, design, prior)
+    own = own.to(cells.z.device)
     mixture = mixture.to(cells.z.device)
     columns = {name: np.array([row[name] for row in history]) for name in history[0]}
     energies = {name: value[0] for name, value in found.items()}
-    return Registration(mixture, prior, coefficients, fairness, typical, columns, energies)
+    return Registration(mixture, prior, coefficients, own, fairness, typical, columns, energies)
 
 
 def sketch(cells: Positions, size: int, rng: np.random.Generator) -> NDArray[np.int64] | None:
@@ -214,7 +218,7 @@ def _of_labels(labels: Tensor, m: int, some: Positions, cells: Positions, design
 
 def _anneal(
     mixture: Mixture, prior: Prior, cells: Positions, design: Design, fairness: float, rounds: int
-) -> tuple[float, Mixture, Prior, Coefficients, list[dict[str, float]]]:
+) -> tuple[float, Sums, Mixture, Prior, Coefficients, list[dict[str, float]]]:
     """EM on the sketch: hot and fair at first, then with the scales of the prior estimated as well."""
     history = []
     coefficients: Coefficients | None = None
@@ -229,7 +233,8 @@ def _anneal(
         mixture, coefficients = m_step(sums, mixture, design, prior, before=coefficients)
         history.append(asdict(free_energy(sums, coefficients.penalty, log_shares)))
     assert coefficients is not None
-    return _evidence(e_step(mixture, cells, fairness), coefficients), mixture, prior, coefficients, history
+    sums = e_step(mixture, cells, fairness)
+    return _evidence(sums, coefficients), sums, mixture, prior, coefficients, history
 
 
 def _refined(prior: Prior, sums: Sums, mixture: Mixture, design: Design) -> Prior:
@@ -326,10 +331,21 @@ def _typical(mixture: Mixture, cells: Positions, fairness: float) -> tuple[float
 
 
 @smaller_when_full
-def registered(mixture: Mixture, cells: Positions, fairness: float) -> tuple[Tensor, Tensor, Tensor]:
+def registered(
+    mixture: Mixture, cells: Positions, fairness: float, own: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """Registered positions z − E[displacement], likeliest components, and log-likelihoods.
 
     All in the order of the rows of `cells.z`, shapes (n_cells, n_dims), (n_cells,) and (n_cells,).
+
+    Parameters
+    ----------
+    mixture, cells, fairness
+        What was fitted, and to which cells it is applied.
+    own
+        For cells of the fit, what share of their displacement comes from their own position, shape (n_groups,
+        n_components): it is taken out again, as if each had been left out. Otherwise a group of a few cells would be
+        drawn onto the components, and what is one type would fall into as many clusters as it has components.
     """
     log_shares = mixture.log_shares(fairness)
     position, likelihood = torch.empty_like(cells.z), torch.empty_like(cells.z[:, 0])
@@ -338,6 +354,9 @@ def registered(mixture: Mixture, cells: Positions, fairness: float) -> tuple[Ten
         z, smooth = cells.z[rows], cells.smooth[rows]
         r, likelihood[rows] = responsibilities(mixture.log_joint(group, z, smooth, log_shares))
         position[rows] = z - mixture.displacement(group, r, smooth)
+        if own is not None:
+            again = r * (own[group] / (1 - own[group]))
+            position[rows] += again.sum(1, keepdim=True) * position[rows] - again @ mixture.means
         component[rows] = r.argmax(1)
     return position, component, likelihood
 

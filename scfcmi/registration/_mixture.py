@@ -31,6 +31,8 @@ LEAST_VARIANCE = 0.2
 LEAST_SCALE = 0.01
 # Directions in which displacements may vary over components.
 RANK = 64
+# Of what a cell is displaced by, no more than this share counts as its own.
+MOST_LEVERAGE = 0.99
 # How often attributes take turns in an M step, when there are several.
 SEVERAL_ROUNDS = 3
 # Up to so many products of cells, components and dimensions, all groups are passed over at once: calls cost more then.
@@ -405,11 +407,42 @@ def m_step(
     return replace(updated, variances=_variances(squares, sums.mass, d).to(kept)), coefficients
 
 
-def _solve(features: Tensor, weight: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-    """Posterior means of coefficients with standard normal prior, and the Cholesky factors of their precisions."""
+def leverage(mass: Tensor, mixture: Mixture, design: Design, prior: Prior) -> Tensor:
+    """Share of a cell's own position in the displacement that it is given, shape (n_groups, n_components).
+
+    The posterior variance of the displacement of its group in its component, in units of s²: next to nothing with many
+    cells, and the more the fewer cells of a group there are near a component to learn a displacement from. What several
+    attributes contribute is summed up.
+
+    Parameters
+    ----------
+    mass
+        Σ r per group and component, shape (n_groups, n_components).
+    mixture, design, prior
+        What was fitted.
+    """
+    features, variances = prior.features(mixture.means), mixture.variances.double()
+    weight = mass.double() / variances
+    total = torch.zeros_like(weight)
+    for levels in design.levels.T:
+        level = torch.from_numpy(levels).to(weight.device)
+        by_level = torch.nn.functional.one_hot(level).to(weight).T @ weight
+        factor = _factor(features, by_level)
+        half = torch.linalg.solve_triangular(factor, features.T.expand(len(factor), -1, -1), upper=False)
+        total += (half.square().sum(1) / variances)[level]
+    return total.clamp_max(MOST_LEVERAGE).to(mixture.means.dtype)
+
+
+def _factor(features: Tensor, weight: Tensor) -> Tensor:
+    """Cholesky factors of the precisions of coefficients with standard normal prior."""
     precision = (features.T * weight[:, None]) @ features
     precision.diagonal(dim1=1, dim2=2).add_(1.0)
-    factor = torch.linalg.cholesky(precision)
+    return torch.linalg.cholesky(precision)
+
+
+def _solve(features: Tensor, weight: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """Posterior means of coefficients with standard normal prior, and the Cholesky factors of their precisions."""
+    factor = _factor(features, weight)
     return torch.cholesky_solve(wanted, factor), factor
 
 
