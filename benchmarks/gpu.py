@@ -5,8 +5,8 @@
 *counts*: a million cells × 2,000 genes as normalised CSR, of which 5 % are not zero. *components*: ten million cells ×
 50 components. *small*: 2,000 cells × 1,000 genes, on the device and on the CPU in turns. After a fit of a few cells,
 which starts the device, each large case is fitted and labelled twice and a third time under the profiler, whose kernels
-and copies tell for what share of that time the device worked. On the CPU the script shows that it works, and the profile
-is that of the processor. Data are made beside it, in processes of their own.
+and copies tell for what share of that time the device worked. On the CPU the script shows that it works, and the
+profile is that of the processor. Data are made beside it, in processes of their own.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def small(device: str) -> list[str]:
     ratio = np.median(seconds[:, 0] / seconds[:, 1])
     return [
         f"## Small, {SMALL_CELLS:,} cells × {SMALL_GENES:,} genes",
-        f"Medians of {SMALL_FITS} fits in turns: {there:.2f} s on {device}, {here:.2f} s on the CPU: {ratio:.2f} times.",
+        f"Medians of {SMALL_FITS} fits in turns: {there:.2f} s on {device}, {here:.2f} s on the CPU; ratio {ratio:.2f}",
     ]
 
 

@@ -14,6 +14,7 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 import torch.distributed as dist
 import torch.utils.deterministic
+from threadpoolctl import threadpool_limits
 
 from scfcmi._warn import warn
 
@@ -183,17 +184,19 @@ def repeatable(device: str | torch.device) -> Iterator[None]:
 
 
 class _Threads:
-    """How many threads PyTorch uses on the CPU, which it knows for the whole process only."""
+    """How many threads PyTorch and BLAS use on the CPU, which they know for the whole process only."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._n, self._before = 0, 1
+        self._blas: Any = None
 
     def enter(self, n: int) -> int:
         with self._lock:
             now = torch.get_num_threads()
             if self._n == 0:
                 self._before = now
+                self._blas = threadpool_limits(1, "blas")
             self._n += 1
             torch.set_num_threads(n or self._before)
             return now
@@ -202,6 +205,8 @@ class _Threads:
         with self._lock:
             self._n -= 1
             torch.set_num_threads(before if self._n else self._before)
+            if not self._n:
+                self._blas.restore_original_limits()
 
 
 _threads = _Threads()
@@ -209,7 +214,7 @@ _threads = _Threads()
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Have PyTorch work on one thread for a while: for small matrices, waiting for a second takes longer than it helps.
+    """Have PyTorch and BLAS work on one thread for a while: with small matrices, waiting for another takes too long.
 
     Several threads of a program may be inside at once, and the number is as it was when the last one leaves.
     """
@@ -222,7 +227,7 @@ def one_thread() -> Iterator[None]:
 
 @contextmanager
 def all_threads() -> Iterator[None]:
-    """Inside :func:`one_thread`, have as many threads as there were before, for matrices that are large."""
+    """Inside :func:`one_thread`, have PyTorch use as many threads as before, for matrices that are large."""
     before = _threads.enter(0)
     try:
         yield

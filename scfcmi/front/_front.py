@@ -92,6 +92,8 @@ class Front:
             The appended column, in typical lengths.
         """
         n, n_columns = block.shape
+        if n * n_columns <= DENSE_ENTRIES:
+            block = dense(block)
         mean, scale = _moments(block)
         if standardize:
             scale = np.where(scale > 0, scale, 1).astype(np.float32)
@@ -214,8 +216,6 @@ def _directions(
         vectors, values = rows[:k].T, values[:k]
     else:
         # Subspace iteration (Halko, Martinsson & Tropp 2011), all directions at once.
-        if n * n_columns <= DENSE_ENTRIES:
-            block = dense(block)
         back = block.T
         guess = np.random.default_rng(0).standard_normal((n_columns, min(k + OVERSAMPLED, n, n_columns)), np.float32)
         for _ in range(POWER_ITERATIONS):

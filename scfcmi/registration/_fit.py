@@ -281,8 +281,8 @@ def _matched(
     z = cells.z[torch.from_numpy(rows).to(cells.z.device)].cpu().float().numpy()
     rounds = MATCHING_ROUNDS_NUMBERS if design.n_smooth else MATCHING_ROUNDS
     length = np.median(np.linalg.norm(z, axis=1))
-    aligned = align(z, levels, n_neighbors=15, n_candidates=10, n_matches=5, n_rounds=rounds)
-    return rows, aligned.position * length
+    aligned = align(z, levels, n_neighbors=15, n_candidates=10, n_rounds=rounds)
+    return rows, aligned * length
 
 
 @smaller_when_full

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import scipy.sparse as sp
@@ -22,36 +21,15 @@ MIN_MATCHED = 5
 ALWAYS, NEVER, TIMES_BEST = 1.0, 2.5, 2.0
 
 
-@dataclass(frozen=True)
-class Alignment:
-    """Cells of all groups in one space, and what ties the groups together.
-
-    Parameters
-    ----------
-    position
-        Aligned rows of unit length, shape (n_cells, n_dims).
-    matches
-        Matches between cells of different groups that are believed, a symmetric matrix, shape (n_cells, n_cells);
-        with several attributes, the number of those in which two cells match.
-    matched
-        Whether a cell has a match in each attribute, shape (n_cells, n_attributes).
-    """
-
-    position: NDArray[np.float32]
-    matches: sp.csr_matrix
-    matched: NDArray[np.bool_]
-
-
 def align(
     z: NDArray[np.float32],
     codes: NDArray[np.int64],
     *,
     n_neighbors: int,
     n_candidates: int,
-    n_matches: int,
     n_rounds: int = N_ITERATIONS,
     strength: float | Sequence[float] | NDArray[np.float64] = 1.0,
-) -> Alignment:
+) -> NDArray[np.float32]:
     """Move cells along a field of displacements towards their matches in other groups.
 
     A technical effect moves neighbouring cells of a group alike, so the displacement of a cell is an average over its
@@ -76,13 +54,16 @@ def align(
         Group of each cell, shape (n_cells,), or its level in each attribute, shape (n_cells, n_attributes).
     n_neighbors
         Neighbours within the group over which displacements are smoothed.
-    n_candidates, n_matches
-        Candidates for mutual neighbours per other group, while aligning and for the matches returned.
+    n_candidates
+        Candidates for mutual neighbours per other group.
     n_rounds
         How often matches are found anew.
     strength
-        Share of the displacement that is applied, 0 to 1, one for all attributes or one for each; at 0 there are no
-        matches either.
+        Share of the displacement that is applied, 0 to 1, one for all attributes or one for each.
+
+    Returns
+    -------
+    Aligned rows of unit length, shape (n_cells, n_dims).
     """
     start = unit_rows(z)
     columns = codes.reshape(len(z), -1).T
@@ -101,12 +82,7 @@ def align(
                 aligned = unit_rows(others + field.moves)
         if not found:
             break
-    total, matched = sp.csr_matrix((len(z), len(z)), dtype=np.float32), np.zeros((len(z), len(columns)), bool)
-    for i, field in zip(active, fields, strict=True):
-        matches = field.matches(aligned, n_matches)
-        total = total + matches
-        matched[:, i] = np.diff(matches.indptr) > 0
-    return Alignment(aligned, total, matched)
+    return aligned
 
 
 class _Field:

@@ -147,7 +147,7 @@ def _matched(z: Tensor, position: Tensor, component: Tensor, rng: np.random.Gene
     own = z[torch.from_numpy(some).to(z.device)]
     both = torch.cat([position[chosen].to(z), own]).cpu().float().numpy()
     codes = np.repeat([0, 1], [len(picked), len(some)])
-    aligned = torch.from_numpy(align(both, codes, n_neighbors=15, n_candidates=10, n_matches=5).position)
+    aligned = torch.from_numpy(align(both, codes, n_neighbors=15, n_candidates=10))
     there, here = aligned[: len(picked)], aligned[len(picked) :]
     near = torch.cdist(here, there).topk(min(N_NEAREST, len(there)), largest=False).indices
     labels = component[chosen].cpu()[near].mode(dim=1).values.to(component.device)
