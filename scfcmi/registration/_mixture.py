@@ -33,8 +33,6 @@ LEAST_SCALE = 0.01
 RANK = 64
 # Of what a cell is displaced by, no more than this share counts as its own.
 MOST_LEVERAGE = 0.99
-# How often attributes take turns in an M step, when there are several.
-SEVERAL_ROUNDS = 3
 # Up to so many products of cells, components and dimensions, all groups are passed over at once: calls cost more then.
 AT_ONCE = 2**19
 
@@ -319,7 +317,7 @@ def m_step(
     mixture: Mixture,
     design: Design,
     prior: Prior,
-    n_rounds: int | None = None,
+    n_rounds: int = 3,
     before: Coefficients | None = None,
 ) -> tuple[Mixture, Coefficients]:
     """The best parameters given the sums: proportions, then centres and displacements in turns, then variances.
@@ -338,7 +336,7 @@ def m_step(
     prior
         Scales of the displacements.
     n_rounds
-        How often centres and displacements take turns: once with one attribute, three times with several, when absent.
+        How often centres and displacements take turns.
     before
         What the step before has found; without it, or if it had other components, the first of several attributes
         starts with all of the displacements.
@@ -349,14 +347,17 @@ def m_step(
     features = prior.features(mixture.means)
     means, moves, slopes = (part.double() for part in (mixture.means, mixture.moves, mixture.slopes))
     n_factors = design.levels.shape[1]
-    n_rounds = n_rounds or (1 if n_factors == 1 else SEVERAL_ROUNDS)
     if before is not None and before.parts[0].shape == moves.shape:
         parts = list(before.parts)
     else:
         parts = [moves if i == 0 else torch.zeros_like(moves) for i in range(n_factors)]
+    level = [torch.from_numpy(column).to(features.device) for column in design.levels.T]
+    has_level = [torch.nn.functional.one_hot(column).to(weight) for column in level]
+    factors = [_factor(features, has.T @ weight) for has in has_level]
     smooth_mass = sums.smooth_mass.double()
     levels: list[Tensor] = []
     smooth = slopes.new_zeros(len(slopes), features.shape[1], d)
+    log_det, second, count = 0.0, [0.0, 0.0], 0
     for turn in range(n_rounds):
         # Σ r (z − what numbers explain), per group and component.
         rest = first - torch.einsum("gmp,pmd->gmd", smooth_mass, slopes)
@@ -364,27 +365,23 @@ def m_step(
         total = weight.sum(0)[:, None]
         means = torch.where(total > 1e-6, pulled / total.clamp_min(1e-6), means)
         last = turn == n_rounds - 1
-        levels, log_det, second, count = [], 0.0, [0.0, 0.0], 0
+        levels = []
         for i in range(n_factors):
             others = moves - parts[i]
-            level = torch.from_numpy(design.levels[:, i]).to(features.device)
-            has_level = torch.nn.functional.one_hot(level).to(weight)
-            n_levels = has_level.shape[1]
-            by_level = has_level.T @ weight
             wanted = rest - mass[..., None] * (means + others)
             wanted = wanted / mixture.variances.double()[:, None]
-            target = (has_level.T @ wanted.reshape(n_groups, -1)).reshape(n_levels, m, d)
-            solved, factor = _solve(features, by_level, features.T @ target)
+            target = (has_level[i].T @ wanted.reshape(n_groups, -1)).reshape(-1, m, d)
+            solved = torch.cholesky_solve(features.T @ target, factors[i])
             # Shifting centres by what all levels share leaves every cell where it is and brings the levels nearer to 0.
             shared = solved.mean(0, keepdim=True)
             solved = solved - shared
             means = means + features @ shared[0]
-            parts[i] = (features @ solved)[level]
+            parts[i] = (features @ solved)[level[i]]
             moves = others + parts[i]
             levels.append(solved)
             if last:
-                log_det += _gain(solved, factor, second) * d
-                count += n_levels * d
+                log_det += _gain(solved, factors[i], second) * d
+                count += len(solved) * d
         if len(slopes):
             slopes, smooth, factor = _smooth_part(sums, mixture, features, means, moves)
             if last:
@@ -438,12 +435,6 @@ def _factor(features: Tensor, weight: Tensor) -> Tensor:
     precision = (features.T * weight[:, None]) @ features
     precision.diagonal(dim1=1, dim2=2).add_(1.0)
     return torch.linalg.cholesky(precision)
-
-
-def _solve(features: Tensor, weight: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-    """Posterior means of coefficients with standard normal prior, and the Cholesky factors of their precisions."""
-    factor = _factor(features, weight)
-    return torch.cholesky_solve(wanted, factor), factor
 
 
 def _gain(solved: Tensor, factor: Tensor, second: list[float]) -> float:

@@ -13,7 +13,7 @@ from scfcmi.source import stratified_sketch
 
 from ._design import Design
 from ._matching import align
-from ._mixture import LEAST_SCALE, PSEUDO_COUNT, Mixture, Prior, Sums, _solve, _spread, e_step
+from ._mixture import LEAST_SCALE, PSEUDO_COUNT, Mixture, Prior, Sums, _factor, _spread, e_step
 from ._positions import Positions
 
 # Rounds of EM, the share of them in which temperature and fairness fall, and where the temperature starts.
@@ -164,7 +164,8 @@ def _step(sums: Sums, mixture: Mixture, features: Tensor, expected: Tensor) -> t
     slopes, before = mixture.slopes.double(), expected.double()
     rest = sums.first[NEW].double() - torch.einsum("mp,pmd->md", sums.smooth_mass[NEW].double(), slopes)
     wanted = (rest - mass[:, None] * (means + before)) / variances[:, None]
-    solved, factor = _solve(features, (mass / variances)[None], (features.T @ wanted)[None])
+    factor = _factor(features, (mass / variances)[None])
+    solved = torch.cholesky_solve((features.T @ wanted)[None], factor)
     moves = before + features @ solved[0]
     shares = mass + PSEUDO_COUNT
     log_det = 2 * float(torch.log(torch.diagonal(factor, dim1=-2, dim2=-1)).sum())
