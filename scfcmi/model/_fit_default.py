@@ -99,10 +99,10 @@ def fit_default(
         cells.put(rows, front.transform_on(device, part))
     fit = register(cells, design, fairness=fairness, bins=values.bins(), random_state=random_state, tell=tell)
     say("registration")
-    placed = registered(fit.mixture, cells, fairness, fit.own)
-    position, component, likelihood = (cells.in_order(part) for part in placed)
+    position, component, likelihood = (cells.in_order(part) for part in registered(fit.mixture, cells, fairness))
     picked = landmarks(component.cpu().numpy(), LANDMARKS, rng)
-    on_device = torch.from_numpy(picked).to(position.device)
+    stand = cells.take(picked)
+    places = [stand.in_order(part) for part in registered(fit.mixture, stand, fairness, fit.own)[:2]]
     chosen = Landmarks(
         source.gather(picked),
         groups.codes[picked],
@@ -113,7 +113,7 @@ def fit_default(
         HEIGHT,
         random_state,
     )
-    tree, look = find_communities(chosen, front, fit.mixture, position[on_device], component[on_device])
+    tree, look = find_communities(chosen, front, fit.mixture, *places)
     say("communities")
     if n_clusters is not None:
         tree, look = with_leaves(tree, look, n_clusters)

@@ -344,8 +344,8 @@ def registered(
         What was fitted, and to which cells it is applied.
     own
         For cells of the fit, what share of their displacement comes from their own position, shape (n_groups,
-        n_components): it is taken out again, as if each had been left out. Otherwise a group of a few cells would be
-        drawn onto the components, and what is one type would fall into as many clusters as it has components.
+        n_components): it is taken out again, as if each had been left out. Otherwise cells of small groups are drawn
+        onto the components, and what is one type falls into as many clusters as it has components.
     """
     log_shares = mixture.log_shares(fairness)
     position, likelihood = torch.empty_like(cells.z), torch.empty_like(cells.z[:, 0])

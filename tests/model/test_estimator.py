@@ -13,6 +13,7 @@ from scipy import sparse
 from sklearn.metrics import adjusted_rand_score
 
 from scfcmi._options import OPTIONS, check_options
+from scfcmi.datasets import many_types
 from scfcmi.model import FCMI, Registered
 from scfcmi.published import NetworkOptions
 from scfcmi.tl import fair_cluster
@@ -289,3 +290,20 @@ def test_published_preset_chooses_its_number_like_the_default() -> None:
         model = FCMI(preset="paper", network=NETWORK, **QUICK).fit(X, GROUPS)
     chosen = FCMI(**QUICK).fit(X, GROUPS).n_clusters_
     assert model.n_clusters_ == chosen == model.assignment_.proba.shape[1]
+
+
+@pytest.mark.parametrize("n_types", [1, 2, 3])
+def test_few_types_in_many_groups_are_as_many_as_there_are(n_types: int) -> None:
+    """Groups lie as far apart as types do, and are no types."""
+    adata = many_types(3000, n_types, 8, random_state=0)
+    model = FCMI(**QUICK).fit(adata.obsm["X_pca"], adata.obs["tech"])
+    assert model.n_clusters_ == n_types
+    assert adjusted_rand_score(adata.obs["cell_type"], model.labels_) > 0.99
+
+
+def test_groups_of_a_few_cells_do_not_make_clusters() -> None:
+    """Five types in a hundred groups, two cells of each in a group."""
+    adata = many_types(1000, 5, 100, random_state=0)
+    model = FCMI(**QUICK).fit(adata.obsm["X_pca"], adata.obs["tech"])
+    assert adjusted_rand_score(adata.obs["cell_type"], model.labels_) > 0.95
+    assert model.n_clusters_ <= 7

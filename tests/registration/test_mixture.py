@@ -20,8 +20,9 @@ from scfcmi.registration import (
     m_step,
     responsibilities,
 )
+from scfcmi.registration import _mixture as mixture_module
 from scfcmi.registration import _positions as positions
-from scfcmi.registration._mixture import LEAST_VARIANCE, Sums
+from scfcmi.registration._mixture import LEAST_VARIANCE, Sums, leverage
 from scfcmi.source import read_continuous, read_groups
 
 TERMS = ("mass", "first", "second", "smooth_mass", "smooth_first", "smooth_second", "totals")
@@ -263,3 +264,32 @@ def test_precision_and_device_travel_together() -> None:
     _, _, mixture, _, _ = fitted(1)
     single = mixture.to("cpu", torch.float32)
     assert {getattr(single, field.name).dtype for field in fields(single)} == {torch.float32}
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_few_cells_are_passed_over_at_once_with_the_same_sums(
+    monkeypatch: pytest.MonkeyPatch, temperature: float
+) -> None:
+    cells, design, mixture, prior = problem(numbers=0)
+    mixture, _ = m_step(e_step(mixture, cells, 0.0), mixture, design, prior)
+    at_once = e_step(mixture, cells, 0.3, temperature)
+    monkeypatch.setattr(mixture_module, "AT_ONCE", 0)
+    by_group = e_step(mixture, cells, 0.3, temperature)
+    for name in TERMS:
+        torch.testing.assert_close(getattr(at_once, name), getattr(by_group, name), rtol=1e-9, atol=1e-9)
+
+
+def test_leverage_of_one_component_by_hand() -> None:
+    """n cells and a prior of variance v: a cell has the share (v/s²) / (1 + n v/s²) of what its group is moved by."""
+    mixture = Mixture(
+        means=torch.zeros(1, 3, dtype=torch.double),
+        variances=torch.tensor([2.0], dtype=torch.double),
+        shares=torch.ones(3, 1, dtype=torch.double),
+        moves=torch.zeros(3, 1, 3, dtype=torch.double),
+        slopes=torch.zeros(0, 1, 3, dtype=torch.double),
+        sizes=torch.full((3,), 1 / 3, dtype=torch.double),
+    )
+    design, prior = Design(np.array([[0], [1], [2]]), np.empty((0, 65))), Prior(common=3.0, local=1.0)
+    cells = torch.tensor([[1.0], [10.0], [0.0]], dtype=torch.double)
+    ratio = (prior.common + prior.local) / 2.0
+    torch.testing.assert_close(leverage(cells, mixture, design, prior), (ratio / (1 + cells * ratio)).clamp_max(0.99))

@@ -196,6 +196,16 @@ def test_best_start_is_kept(simulate: Any) -> None:
     assert fit.history["free_energy"][-1] == pytest.approx(alone[best].history["free_energy"][-1], abs=0.1)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_groups_are_not_taken_for_types(simulate: Any, seed: int) -> None:
+    """One type in groups that lie farther apart than it is wide: components are those of all groups."""
+    data = simulate(n=1200, n_types=1, n_dims=8, n_groups=4, shift=2.0, seed=seed)
+    fit = register(data.cells, data.design)
+    position = data.cells.in_order(registered(fit.mixture, data.cells, 0.0, fit.own)[0]).numpy()
+    assert fit.history["i_gc"][-1] < 0.4 * np.log(4)
+    assert error(position, data.truth) < 0.5
+
+
 def test_history_has_a_value_per_round_and_term(simulate: Any) -> None:
     fit = register((data := simulate(n=300)).cells, data.design, rounds=12)
     assert {len(column) for column in fit.history.values()} == {12}
