@@ -15,6 +15,7 @@ from scfcmi.published._fit import _network
 from scfcmi.published._kmeans import kmeans
 from scfcmi.published._network import Dense, Network
 from scfcmi.published._rows import Rows, Scaling
+from scfcmi.published._slots import Slots
 from scfcmi.published._training import State, Step, new_state, terms_of
 from scfcmi.source import Groups, as_source
 
@@ -77,7 +78,7 @@ def make_pair(reference: ModuleType) -> tuple[nn.Module, State, Step, Tensor]:
     source = as_source(np.zeros((N, N_INPUT), np.float32))
     rows = Rows(source, identity, torch.device("cpu"), torch.float64)
     state.centres = F.normalize(torch.randn(K, K, dtype=torch.float64), dim=1)
-    return theirs, state, Step(state, terms_of(OPTIONS, groups), groups, OPTIONS, rows), state.centres
+    return theirs, state, Step(state, terms_of(OPTIONS, groups, rows), groups, OPTIONS, rows), state.centres
 
 
 def their_terms(reference: ModuleType, net: nn.Module, x: Tensor, codes: Tensor, centres: Tensor) -> dict[str, Tensor]:
@@ -157,7 +158,7 @@ def test_all_branches_at_once_are_the_loop(reference: ModuleType) -> None:
             for net, at_once in zip(nets, (False, True), strict=True):
                 y = z.clone().requires_grad_()
                 if at_once:
-                    out = net.decoder.all_at_once(y, counts(codes))
+                    out = net.decoder.all_at_once(y, Slots.of(counts(codes), y.device))
                 else:
                     out = y
                     for layer in net.decoder.branches:
