@@ -74,7 +74,8 @@ class Recording:
         self._sums.zero_()
         left = len(order)
         if self._records and (self._graph is None or warm != self._is_warm):
-            left -= self._record(warm, left)
+            with torch.cuda.device(self._rows.device):
+                left -= self._record(warm, left)
         for _ in range(left):
             if self._graph is None:
                 self._one(warm)

@@ -97,7 +97,9 @@ def test_where_recording_fails_steps_are_taken_as_they_are(monkeypatch: pytest.M
             pass
 
     fakes = {"Stream": lambda _: Stream(), "current_stream": lambda _: Stream(), "stream": lambda _: nullcontext()}
-    for name, fake in (fakes | {"CUDAGraph": object, "graph": refuses, "set_stream": lambda _: None}).items():
+    for name, fake in (
+        fakes | {"CUDAGraph": object, "graph": refuses, "set_stream": lambda _: None, "device": lambda _: nullcontext()}
+    ).items():
         monkeypatch.setattr(torch.cuda, name, fake)
 
     def recording(*args: Any) -> Any:
