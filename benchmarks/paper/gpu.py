@@ -1,14 +1,15 @@
 """The paper's evidence on images in a few minutes of one GPU, the most important first; every step is written at once.
 
     python benchmarks/paper/gpu.py --data mnist_usps.npz --minutes 6 --out DIR [--device cuda] [--small]
-    python benchmarks/paper/gpu.py --report DIR
+    python benchmarks/paper/gpu.py --report DIR [DIR ...]
 
 In this order, as far as the minutes go, which a first measurement tells: seconds of an epoch and of a step beside the
 transcription; MNIST-USPS by the published schedule, with scores after every epoch (Figure 5) and digits through either
-branch (Figure 4); the same seed twice; the transcription by the same schedule, in a process of its own beside all that
-follows; vectors; more seeds; Reverse MNIST; Table 2, each part left out. Writes `gpu.json`, `transcription.json`,
-`figure4_<set>.npz` and `labels.npz`. `--small` is a rehearsal on few images. `--report` turns what a run wrote into the
-tables and figures of the docs.
+branch (Figure 4); the same seed twice; vectors; several seeds of a short schedule on 8,000 images, ours and the
+transcription's; the transcription by the published schedule, in a process of its own beside all that follows; more
+seeds; Reverse MNIST; Table 2, each part left out; the effect of α, β and τ. `--only` takes some of these steps. Writes
+`gpu.json`, `transcription.json`, `figure4_<set>.npz` and `labels.npz`. `--small` is a rehearsal on few images.
+`--report` turns what one or several runs wrote into the tables and figures of the docs.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import statistics
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -28,11 +29,14 @@ from typing import Any
 
 import figures
 import images
+import matplotlib as mpl
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from reference import VectorNet, train
+from table2 import EFFECT
 from torch.utils.flop_counter import FlopCounterMode
 
 from scfcmi._device import repeatable, resolve_device
@@ -50,6 +54,8 @@ K = images.N_CLASSES
 BATCH, EPOCHS, WARMUP = 512, 300, 20
 # Epochs below which a row of a table says nothing.
 LEAST = 60
+# Images, epochs and seeds of the comparison with the transcription over many seeds.
+FEW, SHORT, MANY_SEEDS = 8000, 60, 5
 # Images of every class and group in Figure 4.
 SHOWN = 2
 _truth: tuple[NDArray, NDArray] | None = None
@@ -404,6 +410,30 @@ def twice(run: Run) -> None:
     print(f"the same labels twice: {run.found['same_labels_twice']}", flush=True)
 
 
+def spread(run: Run) -> None:
+    """Seeds of a short schedule on some of the images, ours beside the transcription's from the same weights."""
+    small = run.given.small
+    x, groups, truth = images.load("mnist-usps", run.given.data, run.rows if small else FEW)
+    epochs = run.epochs if small else SHORT
+    name = f"mnist-usps, {len(x):,} images"
+    tensors = torch.from_numpy(x).to(run.device), torch.from_numpy(groups.codes).to(run.device)
+    for seed in range(1 if small else MANY_SEEDS):
+        run.fit("FCMI", seed, epochs, (name, x, groups, truth))
+        net, warmup = images.image_net(2, seed).to(run.device), min(run.warmup, epochs // 2)
+        labels = train(net, *tensors, K, seed=seed, epochs=epochs, warmup=warmup, batch=run.batch)
+        row = {"set": name, "method": "transcription", "seed": seed, "epochs": epochs}
+        run.note("runs", **row, **scored(labels, groups, truth))
+
+
+def effect(run: Run) -> None:
+    """α, β and τ changed one at a time."""
+    changes = [(name, value) for name, values in EFFECT.items() for value in values]
+    n = run.affordable(0.9 / len(changes))
+    for name, value in changes:
+        if n and (run.given.small or run.left() > n * run.per_epoch):
+            run.fit(f"{name}={value:g}", 0, n, **{name: value})
+
+
 def more_seeds(run: Run) -> None:
     for seed in (1, 2):
         if n := run.affordable(0.5):
@@ -429,48 +459,66 @@ def table2(run: Run) -> None:
             run.fit(variant, 0, n, **changes)
 
 
+# Steps that have the GPU for themselves, since they are timed; and those that share it with the transcription.
+ALONE = (speed_of_images, fcmi, twice, speed_of_vectors, spread)
+SHARED = (more_seeds, reverse, table2, effect)
+
+
 def all_steps(run: Run) -> None:
-    for step in (speed_of_images, fcmi, twice, speed_of_vectors):
-        run.attempt(step)
-    context = multiprocessing.get_context("spawn")
-    child = context.Process(target=transcribe, args=(run.given, max(run.left() - 15, 5), 0), daemon=True)
-    child.start()
-    # Two programs share the GPU from here on.
-    run.per_epoch *= 1.3
-    for step in (more_seeds, reverse, table2):
-        run.attempt(step)
-    child.join(max(run.left(), 40 if run.given.small else 1))
-    if child.is_alive():
-        child.terminate()
+    wanted = run.given.only or [step.__name__ for step in (*ALONE, *SHARED)] + ["transcription"]
+    for step in ALONE:
+        if step.__name__ in wanted:
+            run.attempt(step)
+    child = None
+    if "transcription" in wanted:
+        context = multiprocessing.get_context("spawn")
+        child = context.Process(target=transcribe, args=(run.given, max(run.left() - 15, 5), 0), daemon=True)
+        child.start()
+        run.per_epoch *= 1.3
+    for step in SHARED:
+        if step.__name__ in wanted:
+            run.attempt(step)
+    if child is not None:
+        child.join(max(run.left(), 40 if run.given.small else 1))
+        if child.is_alive():
+            child.terminate()
     print(f"done, {run.left():.0f} s left", flush=True)
 
 
 # report --------------------------------------------------------------------------------------------------------------
 
 
-def report(folder: Path, out: Path) -> None:
-    """Tables and figures of the docs from what a run wrote."""
-    import matplotlib as mpl
-    import pandas as pd
-
+def report(folders: Sequence[Path], out: Path) -> None:
+    """Tables and figures of the docs from what runs wrote; of what several did, the last counts."""
     mpl.use("Agg")
-    found = json.loads((folder / "gpu.json").read_text())
-    runs = [row for row in found["runs"] if not row["method"].startswith("twice")]
-    frame = pd.DataFrame([{name: value for name, value in row.items() if name != "history"} for row in runs])
-    path = folder / "transcription.json"
-    if path.exists():
-        other = json.loads(path.read_text())
-        last = {name: value for name, value in other.items() if name != "scores"} | other["scores"][-1]
-        frame = pd.concat([frame, pd.DataFrame([{**last, "epochs": last["epoch"]}])], ignore_index=True)
-    lines = ["# The paper's images on a GPU", f"Made by `benchmarks/paper/gpu.py` on: {found['machine']}."]
+    documents = [json.loads((folder / "gpu.json").read_text()) for folder in folders]
+    runs = {
+        (row["set"], row["method"], row["seed"]): row | {"machine": document["machine"]}
+        for document in documents
+        for row in document["runs"]
+    }
+    rows = [row for row in runs.values() if not row["method"].startswith("twice")]
+    for path in [folder / "transcription.json" for folder in folders]:
+        if path.exists():
+            other = json.loads(path.read_text())
+            last = {name: value for name, value in other.items() if name != "scores"}
+            rows.append({**last, **other["scores"][-1]})
+    frame = pd.DataFrame([{name: value for name, value in row.items() if name != "history"} for row in rows])
+    machines = list(dict.fromkeys(document["machine"] for document in documents))
+    lines = ["# The paper's images on a GPU", f"Made by `benchmarks/paper/gpu.py` on: {'; '.join(machines)}."]
     for name, part in frame.groupby("set", sort=False):
-        published = " ".join(f"{n} {v:.3f}" for n, v in zip(images.SCORES, images.PAPER[str(name)], strict=True))
-        lines += [f"## {name}", f"Published: {published}.", _rows(part)]
-    lines += ["## The same seed twice", f"The same labels: {'yes' if found.get('same_labels_twice') else 'no'}."]
-    lines += ["## Seconds of an epoch, milliseconds of a step", _speed(found["speed"])]
+        lines += [f"## {name}"]
+        if name in images.PAPER:
+            published = " ".join(f"{n} {v:.3f}" for n, v in zip(images.SCORES, images.PAPER[str(name)], strict=True))
+            lines += [f"Published, 300 epochs: {published}."]
+        lines += [_rows(part)]
+    twice = [document["same_labels_twice"] for document in documents if "same_labels_twice" in document]
+    lines += ["## The same seed twice", f"The same labels: {'yes' if all(twice) else 'no'}."]
+    lines += ["## Seconds of an epoch, milliseconds of a step"]
+    lines += [_speed({row["job"]: row for document in documents for row in document["speed"]}.values())]
     (out / "paper_gpu.md").write_text("\n\n".join(lines) + "\n")
     frame.to_csv(out / "paper_gpu.csv", index=False)
-    _draw(folder, runs, out)
+    _draw(folders, rows, out)
 
 
 def _rows(frame: Any) -> str:
@@ -483,7 +531,7 @@ def _rows(frame: Any) -> str:
     return "\n".join(lines)
 
 
-def _speed(rows: list[dict[str, Any]]) -> str:
+def _speed(rows: Iterable[dict[str, Any]]) -> str:
     head = "| job | steps | scfcmi, s | transcription, s | times faster | step, ms | its limit, ms | recorded |"
     lines = [head, "| --- |" + " ---: |" * 7]
     for row in rows:
@@ -493,20 +541,17 @@ def _speed(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _draw(folder: Path, runs: list[dict[str, Any]], out: Path) -> None:
-    import pandas as pd
-
+def _draw(folders: Sequence[Path], runs: list[dict[str, Any]], out: Path) -> None:
     for row in runs:
         if "acc" in row.get("history", {}):
             stopped = {"epoch": row["epochs"], "reason": f"ran all {row['epochs']} epochs"}
             figures.against_epoch(row["history"], stopped).savefig(out / f"paper_figure5_{row['set']}.svg")
             pd.DataFrame(row["history"]).to_csv(out / f"paper_figure5_{row['set']}.csv", index_label="epoch")
-    for path in sorted(folder.glob("figure4_*.npz")):
+    for path in [path for folder in folders for path in sorted(folder.glob("figure4_*.npz"))]:
         name = path.stem.removeprefix("figure4_")
         with np.load(path) as stored:
-            figures.either_branch(stored["shown"].astype(np.float32), images.SETS[name]).savefig(
-                out / f"paper_{path.stem}.png", dpi=100
-            )
+            figure = figures.either_branch(stored["shown"].astype(np.float32), images.SETS[name])
+        figure.savefig(out / f"paper_{path.stem}.png", dpi=100)
 
 
 def main() -> None:
@@ -517,7 +562,10 @@ def main() -> None:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--small", action="store_true", help="a rehearsal: few images and epochs, everything once")
     parser.add_argument("--one-by-one", action="store_true", help="launch every step by itself, record none")
-    parser.add_argument("--report", type=Path, help="make tables and figures of what a run wrote here, and end")
+    parser.add_argument("--only", nargs="+", help="steps to take: functions of this file, and `transcription`")
+    parser.add_argument(
+        "--report", type=Path, nargs="+", help="make tables and figures of what a run wrote here, and end"
+    )
     given = parser.parse_args()
     if given.report is not None:
         report(given.report, images.RESULTS if given.out == Path("paper_gpu") else given.out)
