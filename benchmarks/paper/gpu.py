@@ -427,8 +427,8 @@ def spread(run: Run) -> None:
 
 def effect(run: Run) -> None:
     """α, β and τ changed one at a time; what is published, or leaves a part out, is in the other tables."""
-    there = (0, *(getattr(NetworkOptions(), name) for name in EFFECT))
-    changes = [(name, value) for name, values in EFFECT.items() for value in values if value not in there]
+    published = NetworkOptions()
+    changes = [(name, v) for name, values in EFFECT.items() for v in values if v not in (0, getattr(published, name))]
     n = run.affordable(0.9 / len(changes))
     for name, value in changes:
         if n and (run.given.small or run.left() > n * run.per_epoch):
