@@ -11,8 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-# Slots beyond the expected number of rows, in standard deviations, and their number is a multiple.
-DEVIATIONS, MULTIPLE = 6.0, 16
+# Places beyond the expected number of rows: standard deviations, and some more for groups of which few are expected.
+DEVIATIONS, MORE = 5.0, 4
+# Their number is a multiple, as products like it.
+MULTIPLE = 16
 
 
 class _Move(torch.autograd.Function):
@@ -109,7 +111,7 @@ def enough(group_sizes: NDArray[np.int64], batch_size: int, *, equal: bool) -> t
         Whether all groups are to have as many.
     """
     share = group_sizes / group_sizes.sum()
-    wanted = batch_size * share + DEVIATIONS * np.sqrt(batch_size * share * (1 - share)) + MULTIPLE
+    wanted = batch_size * share + DEVIATIONS * np.sqrt(batch_size * share * (1 - share)) + MORE
     most = np.minimum(np.minimum(MULTIPLE * np.ceil(wanted / MULTIPLE), batch_size), group_sizes)
     sizes = tuple(max(int(size), 1) for size in most)
     return (max(sizes),) * len(sizes) if equal else sizes

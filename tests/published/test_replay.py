@@ -156,7 +156,7 @@ def test_enough_slots_for_almost_any_batch() -> None:
     for seed in range(200):
         assert (training.shuffled(groups, 64, np.random.default_rng(seed))[1] <= sizes).all()
     assert max(sizes) <= 64
-    assert enough(np.array([60_000, 7_291]), 512, equal=False) == (512, 128)
+    assert enough(np.array([60_000, 7_291]), 512, equal=False) == (496, 96)
     assert len(set(enough(groups.counts, 64, equal=True))) == 1
 
 
