@@ -122,9 +122,11 @@ class Recording:
             self._records = False
             # PyTorch leaves the stream of the recording in place.
             torch.cuda.set_stream(here)
-            _set_capturable(optimizer, False)
             optimizer.zero_grad()
             warn(f"Steps could not be recorded as a CUDA graph, and are launched one by one, which is slower: {error}")
+        finally:
+            # Outside of recordings PyTorch warns of it.
+            _set_capturable(optimizer, False)
         return n
 
 
