@@ -114,6 +114,42 @@ def test_where_recording_fails_steps_are_taken_as_they_are(monkeypatch: pytest.M
     np.testing.assert_allclose(found.history["loss"], want.history["loss"], rtol=1e-7)
 
 
+def test_a_recording_is_replayed_until_the_warm_up_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is recorded stands for every later step: none is left out, none is taken twice, and each is of its phase."""
+    groups = groups_of(2)
+    want = fit(groups, OPTIONS)
+    replays: list[bool] = []
+
+    class Graph:
+        def __init__(self, recorded: replay.Recording, warm: bool) -> None:
+            self._recorded, self._warm = recorded, warm
+
+        def replay(self) -> None:
+            replays.append(self._warm)
+            self._recorded._one(self._warm)
+
+    def record(self: Any, warm: bool, left: int) -> int:
+        n = min(2, left)
+        for _ in range(n):
+            self._one(warm)
+        self._graph, self._is_warm = Graph(self, warm), warm
+        return n
+
+    def recording(*args: Any) -> Any:
+        found = replay.recording(*args, wanted=True)
+        assert found is not None
+        found._records = True
+        return found
+
+    monkeypatch.setattr(torch.cuda, "device", lambda _: nullcontext())
+    monkeypatch.setattr(replay.Recording, "_record", record)
+    monkeypatch.setattr(training, "recording", recording)
+    found = fit(groups, OPTIONS)
+    np.testing.assert_allclose(found.history["loss"], want.history["loss"], rtol=1e-7)
+    steps = 400 // OPTIONS.batch_size
+    assert replays == [True] * (2 * steps - 2) + [False] * (3 * steps - 2)
+
+
 class Mine(nn.Linear):
     pass
 
