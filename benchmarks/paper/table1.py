@@ -3,7 +3,7 @@
     python benchmarks/paper/table1.py [--set mnist-usps] [--rows N] [--epochs 300] [--seeds 0 1 2] [--device auto]
 
 The transcription (`reference.py`) starts from the same weights on the same machine. Writes `paper_table1_<set>.md` and
-`.csv`, after every run; with `--resume`, runs that are there already are kept, which is right for the same options only.
+`.csv`, after every run; with `--resume`, runs that are there already are kept, which is right for equal options only.
 """
 
 from __future__ import annotations
