@@ -194,6 +194,7 @@ class Step:
         if values["loss"].requires_grad:
             state.optimizer.zero_grad()
             state.scaler.scale(values["loss"]).backward()
+            self._complete_gradients()
             self._average_gradients()
             state.scaler.step(state.optimizer)
             state.scaler.update()
@@ -218,6 +219,16 @@ class Step:
     def named(self, values: Tensor) -> dict[str, float]:
         """What :meth:`__call__` returned, by name, on the host."""
         return dict(zip(self.names, values.cpu().double().tolist(), strict=True))
+
+    def _complete_gradients(self) -> None:
+        """Zeros for a branch that no row went through: Adam treats none at all, which it passes over, otherwise.
+
+        So it makes no difference whether branches lie side by side, or whether places without a row went through them,
+        and processes have gradients of the same shapes.
+        """
+        for p in self._state.network.decoder.parameters():
+            if p.requires_grad and p.grad is None:
+                p.grad = torch.zeros_like(p)
 
     def _average_gradients(self) -> None:
         if world_size() == 1:
