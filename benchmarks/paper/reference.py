@@ -1,7 +1,7 @@
 """FCMI (Zeng et al., CVPR 2023) transcribed as plainly as it can be: network, objective and schedule.
 
 It shares no code with the package. Tests compare the two step by step, benchmarks run both side by side. Groups are
-picked by their indices in a loop, batches are drawn by PyTorch's permutation, k-means is that of scikit-learn.
+picked by their indices in a loop, batches are drawn by PyTorch's permutation, k-means is Lloyd's, one start at a time.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from sklearn.cluster import KMeans
 from torch import Tensor, nn
 
 
@@ -118,12 +117,25 @@ def loss(parts: dict, alpha: float, beta: float, *, warm: bool) -> Tensor:
 
 def kmeans(h: Tensor, n_clusters: int, seed: int) -> Tensor:
     """10 random starts, at most 300 rounds, at most 1,000 rows per centre; centres brought to unit length."""
-    rows = h.cpu().numpy()
-    if len(rows) > 1000 * n_clusters:
-        rows = rows[np.random.default_rng(seed).choice(len(rows), 1000 * n_clusters, replace=False)]
-    fit = KMeans(n_clusters, init="random", n_init=10, max_iter=300, tol=0, random_state=seed).fit(rows)
-    found = torch.from_numpy(fit.cluster_centers_).to(h)
-    return found / found.norm(dim=1, keepdim=True)
+    generator = torch.Generator().manual_seed(seed)
+    rows = h[torch.randperm(len(h), generator=generator)[: 1000 * n_clusters].to(h.device)]
+    best, lowest = rows[:n_clusters], float("inf")
+    for _ in range(10):
+        centres = rows[torch.randperm(len(rows), generator=generator)[:n_clusters].to(h.device)]
+        before = None
+        for _ in range(300):
+            distance, nearest = torch.cdist(rows, centres).min(1)
+            if before is not None and torch.equal(nearest, before):
+                break
+            before = nearest
+            member = nn.functional.one_hot(nearest, n_clusters).to(rows)
+            count = member.sum(0)[:, None]
+            # A centre without rows goes to the row that is farthest from its own.
+            centres = torch.where(count > 0, member.T @ rows / count.clamp(min=1), rows[distance.argmax()])
+        cost = float((distance**2).sum())
+        if cost < lowest:
+            best, lowest = centres, cost
+    return best / best.norm(dim=1, keepdim=True)
 
 
 def train(

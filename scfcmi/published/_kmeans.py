@@ -26,7 +26,7 @@ def kmeans(
     """Centres of the best of several runs of Lloyd's algorithm, each from rows drawn at random.
 
     A run goes on until nothing moves or its rounds are used up. A centre that has lost all its rows is put on the row
-    that lies farthest from its own centre. All runs see the same sample of the rows.
+    that lies farthest from its own centre, on a GPU at the next look. All runs see the same sample of the rows.
 
     Parameters
     ----------
@@ -58,41 +58,29 @@ def kmeans(
     starts = np.stack([rng.choice(len(points), n_centres, replace=False) for _ in range(n_starts)])
     centres = points[torch.from_numpy(starts).to(points.device)]
     norms = points.square().sum(1)
+    # With a column of ones, one product gives sums and numbers of rows.
+    counted = torch.cat([points, points.new_ones(len(points), 1)], 1)
+    which = torch.arange(n_centres, device=points.device)[:, None]
     look = LOOK.get(points.device.type, LOOK_ELSEWHERE)
     running = torch.arange(n_starts, device=points.device)
     final, cost = centres.clone(), points.new_full((n_starts,), torch.inf)
-    before = None
-    for i in range(n_iterations + 1):
-        near, nearest = _nearest(points, norms, centres)
-        if i == n_iterations:
-            final[running], cost[running] = centres, near.sum(1)
+    for i in range(n_iterations):
+        half = 0.5 * centres.square().sum(2, keepdim=True)
+        lowest, nearest = torch.baddbmm(half, centres, points.T.expand(len(centres), -1, -1), alpha=-1).min(1)
+        sums = (nearest[:, None] == which).to(points.dtype) @ counted
+        count = sums[..., -1:]
+        there, means = count > 0, sums[..., :-1] / count.clamp_min(1)
+        if i % look and i + 1 < n_iterations:
+            centres = torch.where(there, means, centres)
+            continue
+        near = (norms + 2 * lowest).clamp_min(0)
+        means = torch.where(there, means, points[near.topk(n_centres, dim=1).indices])
+        settled = (means == centres).flatten(1).all(1)
+        final[running], cost[running] = centres, near.sum(1)
+        running, centres = running[~settled], means[~settled]
+        if not len(running):
             break
-        if before is not None and i % look == 0:
-            moving = (nearest != before).flatten(1).any(1)
-            settled = ~moving
-            final[running[settled]], cost[running[settled]] = centres[settled], near[settled].sum(1)
-            running, near, nearest = running[moving], near[moving], nearest[moving]
-            if not len(running):
-                break
-        centres = _means(points, near, nearest, n_centres)
-        before = nearest
     return final[cost.argmin()]
-
-
-def _nearest(points: Tensor, norms: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
-    """Squared distance of every row to its nearest centre, and which that is, both (n_runs, n_rows)."""
-    product = centres @ points.T
-    lowest, nearest = product.mul_(-2).add_(centres.square().sum(2, keepdim=True)).min(1)
-    return (lowest + norms).clamp_min(0), nearest
-
-
-def _means(points: Tensor, near: Tensor, nearest: Tensor, n_centres: int) -> Tensor:
-    """Mean of the rows of every centre, (n_runs, n_centres, n_columns); a product, which repeats itself on GPUs."""
-    which = torch.arange(n_centres, device=points.device)[:, None]
-    member = (nearest[:, None] == which).to(points.dtype)
-    count = member.sum(2, keepdim=True)
-    farthest = points[near.topk(n_centres, dim=1).indices]
-    return torch.where(count > 0, member @ points / count.clamp_min(1), farthest)
 
 
 def mixture_centres(points: Tensor, start: Tensor, temperature: float, n_iterations: int = 100) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import accumulate, pairwise
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ._shared import global_sum, world_size
+from ._slots import Slots
 
 NORM_EPS, MOMENTUM = 1e-5, 0.1
 # On a GPU, so many branches and more are one padded product per layer, fewer are a loop.
@@ -218,26 +219,24 @@ class Decoder(nn.Module):
         if self.n_branches == 1:
             counts = [len(h)]
         if z.is_cuda and self.n_branches >= MANY_BRANCHES and world_size() == 1:
-            return torch.tanh(self.all_at_once(z, counts))
+            return torch.tanh(self.all_at_once(z, Slots.of(counts, z.device)))
         for layer in self.branches:
             z = layer(z, counts)
         return torch.tanh(z)
 
-    def all_at_once(self, z: Tensor, counts: Sequence[int]) -> Tensor:
+    def slotted(self, h: Tensor, slots: Slots) -> Tensor:
+        """What :meth:`forward` does, with shapes that do not depend on the batch; every group has as many slots."""
+        if self.n_branches == 1:
+            return self(h, [len(h)])
+        return torch.tanh(self.all_at_once(self.shared(h), slots))
+
+    def all_at_once(self, z: Tensor, slots: Slots) -> Tensor:
         """What the loop over branches does, as one padded product per layer."""
-        longest = max(counts)
-        rows = torch.arange(longest, device=z.device)
-        sizes = torch.tensor(counts, device=z.device)
-        mask = rows < sizes[:, None]
-        first = torch.tensor([0, *accumulate(counts)][:-1], device=z.device)
-        # Padding repeats the last row, whose gradient there is zero.
-        picked = (first[:, None] + rows).clamp_max(len(z) - 1)
-        own = mask[..., None].to(z.dtype)
-        y = z[picked]
+        y = slots.fill(z).unflatten(0, (self.n_branches, -1))
+        mask = slots.mask.to(z.dtype).unflatten(0, (self.n_branches, -1))
         for layer in self.branches:
-            y = layer.padded(y, own)  # type: ignore[operator]
-        where = torch.repeat_interleave(torch.arange(len(counts), device=z.device), sizes, output_size=len(z))
-        return y[where, torch.arange(len(z), device=z.device) - first[where]]
+            y = layer.padded(y, mask)  # type: ignore[operator]
+        return slots.empty(y.flatten(0, 1))
 
 
 class GroupBranches(nn.Module):
@@ -271,6 +270,14 @@ class GroupBranches(nn.Module):
         parts = zip(self.branches, z.split(list(counts)), strict=True)
         return torch.cat([branch(part) for branch, part in parts if len(part)])
 
+    def slotted(self, h: Tensor, slots: Slots) -> Tensor:
+        """What :meth:`forward` does, with shapes that do not depend on the batch."""
+        z = self.shared(h)
+        if len(self.branches) == 1:
+            return self.branches[0](z)
+        parts = zip(self.branches, slots.fill(z).split(list(slots.sizes)), strict=True)
+        return slots.empty(torch.cat([branch(part) for branch, part in parts]))
+
 
 class Network(nn.Module):
     """Encoder and decoder; with learned centres, these as well.
@@ -294,6 +301,23 @@ class Network(nn.Module):
         """h = φ(x), unit length, in float32 or more, shape (n, n_latent)."""
         h = self.encoder(x)
         return F.normalize(h if h.dtype == torch.float64 else h.float(), dim=1)
+
+
+def is_recordable(network: Network) -> bool:
+    """Whether a step can be recorded once and replayed: it does the same for every batch, and rows do not meet padding.
+
+    Of a module that is neither PyTorch's nor ours nobody knows what its Python does from call to call, and PyTorch's
+    batch norm in a branch would count padded rows.
+    """
+    if not isinstance(network.decoder, Decoder | GroupBranches):
+        return False
+    known = (Network, Encoder, Decoder, GroupBranches, Dense, Norm)
+    for module in network.modules():
+        if not (type(module) in known or type(module).__module__.startswith("torch.nn.")):
+            return False
+        if module._forward_hooks or module._forward_pre_hooks:
+            return False
+    return not any(isinstance(m, nn.modules.batchnorm._NormBase) for m in network.decoder.branches.modules())
 
 
 def log_assignments(h: Tensor, centres: Tensor, temperature: float) -> Tensor:

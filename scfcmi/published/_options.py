@@ -100,7 +100,9 @@ class NetworkOptions:
         terms do not; `"64-true"`, in which the number of processes does not show either.
     encoder
         A module of one's own, from rows of shape (n, n_columns) to (n, n_latent), instead of the layers in `hidden`.
-        It is copied, and starts from the weights that it has.
+        It is copied, and starts from the weights that it has. On a GPU, steps of modules that are made of PyTorch's own
+        layers are recorded once and replayed; those of others are taken one by one, since their Python may do
+        something else each time.
     decoder
         A module of one's own, called with embeddings ordered by group, shape (n, n_latent), and a list with the number
         of rows of every group; it returns shape (n, n_columns), in [−1, 1]. See :class:`GroupBranches`.

@@ -110,6 +110,11 @@ class Rows:
             for rows, block in source.chunks():
                 self._all[rows] = self._scaled(block)
 
+    @property
+    def resident(self) -> Tensor | None:
+        """All rows on the device, shape (n_rows, n_columns), if that is where they are."""
+        return self._all
+
     def batches(self, order: NDArray[np.int64]) -> Iterator[Tensor]:
         """Rows of every batch, in the order given, shape (n_batches, batch_size) to (batch_size, n_columns) each."""
         if self._all is not None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._shared import global_sum
+from ._shared import global_sum, world_size
 
 EPS = 1e-30
 # An empty entry of the joint table is filled with this share of the smallest that is not.
@@ -96,6 +96,8 @@ def mutual_information(table: Tensor) -> Tensor:
 
 
 def _mean(values: Tensor) -> Tensor:
+    if world_size() == 1:
+        return values.mean()
     total = global_sum(torch.stack([values.sum(), values.new_tensor(float(values.numel()))]))
     return total[0] / total[1]
 

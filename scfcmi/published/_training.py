@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,8 +19,10 @@ from scfcmi.source import Groups
 from ._kmeans import kmeans, mixture_centres
 from ._network import Network, log_assignments
 from ._options import EpochReport, NetworkOptions
+from ._replay import recording
 from ._rows import Rows
 from ._shared import rank, world_size
+from ._slots import Slots
 from ._terms import Batch, Term, fcmi_terms, joint_table, total
 
 # Epochs whose means are compared, and by how much the later ones must be better, when stopping early is asked for.
@@ -63,9 +66,9 @@ def new_state(network: Network, options: NetworkOptions, device: torch.device) -
     return State(network, optimizer, torch.amp.GradScaler(kind, enabled=options.precision == "16-mixed"))
 
 
-def terms_of(options: NetworkOptions, groups: Groups) -> tuple[Term, ...]:
+def terms_of(options: NetworkOptions, groups: Groups, rows: Rows) -> tuple[Term, ...]:
     """The terms of the loss for these attributes."""
-    factors = [(f.name, torch.from_numpy(f.indicators)) for f in groups.factors]
+    factors = [(f.name, torch.from_numpy(f.indicators).to(rows.device, rows.dtype)) for f in groups.factors]
     return fcmi_terms(
         alpha=options.alpha, beta=options.beta, reconstruction_weight=options.reconstruction, factors=factors
     )
@@ -107,8 +110,9 @@ def train(
     FloatingPointError
         If the loss is no number any more.
     """
-    terms = terms_of(options, groups)
+    terms = terms_of(options, groups, rows)
     step = Step(state, terms, groups, options, rows)
+    recorded = recording(step, state, rows, groups, options)
     h = embed_all(state.network, rows, len(groups.codes))
     while len(state.history) < options.max_epochs and not has_settled(state.history, terms, options):
         epoch = len(state.history)
@@ -116,12 +120,10 @@ def train(
         _find_centres(state, h, n_clusters, options, stream(random_state, CENTRES, epoch))
         order, counts = shuffled(groups, options.batch_size, stream(random_state, BATCHES, epoch))
         mine = np.ascontiguousarray(order[:, rank() :: world_size()])
-        sums: Tensor | None = None
-        for i, (x, codes) in enumerate(zip(rows.batches(mine), step.codes(mine), strict=True)):
-            own = counts[i] if world_size() == 1 else np.bincount(groups.codes[mine[i]], minlength=groups.n)
-            values = step(x, codes, own.tolist(), warm=warm)
-            sums = values if sums is None else sums + values
-        assert sums is not None
+        if recorded is not None and recorded.fits(counts):
+            sums = recorded.epoch(order, counts, warm=warm)
+        else:
+            sums = _one_by_one(step, rows, groups, mine, warm=warm)
         # Numbers leave the device once an epoch; what processes decide by is the same one in all of them.
         state.history.append(step.named(_from_first(sums / len(mine))))
         if not math.isfinite(state.history[-1]["loss"]):
@@ -142,6 +144,16 @@ def train(
     return f"the information terms improved by less than {TOLERANCE:.0%} in {PATIENCE} epochs"
 
 
+def _one_by_one(step: Step, rows: Rows, groups: Groups, order: NDArray[np.int64], *, warm: bool) -> Tensor:
+    """Take the steps of an epoch; the loss and all terms, summed."""
+    counts = np.stack([np.bincount(codes, minlength=groups.n) for codes in groups.codes[order]])
+    batches = zip(rows.batches(order), step.codes(order), counts.tolist(), strict=True)
+    sums = torch.zeros(len(step.names), dtype=rows.dtype, device=rows.device)
+    for x, codes, own in batches:
+        sums += step(x, codes, own, warm=warm)
+    return sums
+
+
 class Step:
     """One step of Adam on one batch; what it needs lies on the device, and nothing waits for what it computes."""
 
@@ -153,12 +165,13 @@ class Step:
         self._codes = torch.from_numpy(groups.codes).to(self._device)
         self._levels = torch.arange(groups.n, device=self._device)
         self._half = HALF.get(options.precision)
+        self.names = ("loss", *(term.name for term in terms))
 
     def codes(self, order: NDArray[np.int64]) -> Tensor:
         """Group of every cell of every batch, shape (n_batches, batch_size)."""
         return self._codes[torch.from_numpy(order).to(self._device)]
 
-    def __call__(self, x: Tensor, codes: Tensor, counts: list[int], *, warm: bool) -> Tensor:
+    def __call__(self, x: Tensor, codes: Tensor, counts: list[int] | Slots, *, warm: bool) -> Tensor:
         """Take the step.
 
         Parameters
@@ -166,13 +179,13 @@ class Step:
         x
             Rows in [−1, 1], ordered by group, shape (n, n_columns).
         codes, counts
-            Group of each row, shape (n,), and rows of every group.
+            Group of each row, shape (n,), and rows of every group, or where these stand.
         warm
             Whether reconstruction alone counts.
 
         Returns
         -------
-        The loss and all terms, in the order of :meth:`named`.
+        The loss and all terms, in the order of `names`.
         """
         state = self._state
         state.network.train()
@@ -181,17 +194,19 @@ class Step:
         if values["loss"].requires_grad:
             state.optimizer.zero_grad()
             state.scaler.scale(values["loss"]).backward()
+            self._complete_gradients()
             self._average_gradients()
             state.scaler.step(state.optimizer)
             state.scaler.update()
         return torch.stack([value.detach() for value in values.values()])
 
-    def loss(self, x: Tensor, codes: Tensor, counts: list[int], *, warm: bool) -> dict[str, Tensor]:
+    def loss(self, x: Tensor, codes: Tensor, counts: list[int] | Slots, *, warm: bool) -> dict[str, Tensor]:
         """The loss and all terms of one batch, with gradients."""
         state, options = self._state, self._options
         with torch.autocast(self._device.type, self._half, enabled=self._half is not None):
             h = state.network.embed(x)
-            decoded = state.network.decoder(h, counts)
+            decoder: Any = state.network.decoder
+            decoded = decoder.slotted(h, counts) if isinstance(counts, Slots) else decoder(h, counts)
         learned = state.network.centres
         centres = state.centres if learned is None or warm else F.normalize(learned, dim=1)
         assert centres is not None
@@ -203,8 +218,17 @@ class Step:
 
     def named(self, values: Tensor) -> dict[str, float]:
         """What :meth:`__call__` returned, by name, on the host."""
-        names = ["loss", *(term.name for term in self._terms)]
-        return dict(zip(names, values.cpu().double().tolist(), strict=True))
+        return dict(zip(self.names, values.cpu().double().tolist(), strict=True))
+
+    def _complete_gradients(self) -> None:
+        """Zeros for a branch that no row went through: Adam treats none at all, which it passes over, otherwise.
+
+        So it makes no difference whether branches lie side by side, or whether places without a row went through them,
+        and processes have gradients of the same shapes.
+        """
+        for p in self._state.network.decoder.parameters():
+            if p.requires_grad and p.grad is None:
+                p.grad = torch.zeros_like(p)
 
     def _average_gradients(self) -> None:
         if world_size() == 1:

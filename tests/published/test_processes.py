@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -98,6 +99,43 @@ def test_a_script_needs_no_guard_and_its_folder_is_not_searched(tmp_path: Path) 
     (tmp_path / "json.py").write_text("raise SystemExit('imported from the current folder')")
     done = subprocess.run(safe, cwd=tmp_path, env=environment, input="", text=True, capture_output=True, timeout=300)
     assert done.stdout.strip() == "2", done.stderr
+
+
+OWN_MODULES = """
+import os
+import numpy as np
+from torch import manual_seed, nn
+from scfcmi.published import GroupBranches, NetworkOptions, fit_published
+from scfcmi.source import Groups, as_source
+rng = np.random.default_rng(0)
+x = rng.normal(size=(90, 5)).astype("float32")
+# Of the last group there are three cells, and ten batches or halves of batches in an epoch.
+groups = Groups(np.repeat([0, 1, 2], [50, 37, 3]), ("a", "b", "c"))
+manual_seed(0)
+decoder = GroupBranches(nn.Linear(2, 4), [nn.Sequential(nn.Linear(4, 5), nn.Tanh()) for _ in range(3)])
+options = NetworkOptions(
+    encoder=nn.Linear(5, 2), decoder=decoder, max_epochs=3, warmup_epochs=1, batch_size=18, precision="64-true"
+)
+fit = fit_published(as_source(x), groups, 2, options, random_state=0, device="cpu", progress_bar=False)
+if os.environ.get("RANK", "0") == "0":
+    print(fit.history["loss"].tolist())
+"""
+
+
+@pytest.mark.slow
+@together
+def test_modules_of_ones_own_where_a_group_is_absent_from_a_process(tmp_path: Path) -> None:
+    """Under torchrun as alone, also when only one of two processes has rows for a branch."""
+    (tmp_path / "program.py").write_text(OWN_MODULES)
+    environment = os.environ | {"PYTHONPATH": str(Path(module.__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    losses = []
+    for how in ([], torchrun):
+        command = [sys.executable, *how, str(tmp_path / "program.py")]
+        done = subprocess.run(command, env=environment, text=True, capture_output=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        losses.append(json.loads(done.stdout))
+    np.testing.assert_allclose(*losses, rtol=1e-9)
 
 
 def test_what_cannot_be_handed_over(cells: Cells) -> None:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import copy
 from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from sklearn.cluster import KMeans
 from torch import Tensor, nn
 
-from scfcmi.published import NetworkOptions
+from scfcmi.published import GroupBranches, NetworkOptions, fit_published
 from scfcmi.published._fit import _network
 from scfcmi.published._kmeans import kmeans
 from scfcmi.published._network import Dense, Network
 from scfcmi.published._rows import Rows, Scaling
-from scfcmi.published._training import State, Step, new_state, terms_of
+from scfcmi.published._slots import Slots
+from scfcmi.published._training import BATCHES, CENTRES, State, Step, new_state, shuffled, stream, terms_of
 from scfcmi.source import Groups, as_source
+
+from .conftest import make_cells
 
 HIDDEN = (24, 20, 16, 8)
 N, N_INPUT, N_GROUPS, K, BATCH = 90, 12, 4, 5, 30
@@ -77,7 +82,7 @@ def make_pair(reference: ModuleType) -> tuple[nn.Module, State, Step, Tensor]:
     source = as_source(np.zeros((N, N_INPUT), np.float32))
     rows = Rows(source, identity, torch.device("cpu"), torch.float64)
     state.centres = F.normalize(torch.randn(K, K, dtype=torch.float64), dim=1)
-    return theirs, state, Step(state, terms_of(OPTIONS, groups), groups, OPTIONS, rows), state.centres
+    return theirs, state, Step(state, terms_of(OPTIONS, groups, rows), groups, OPTIONS, rows), state.centres
 
 
 def their_terms(reference: ModuleType, net: nn.Module, x: Tensor, codes: Tensor, centres: Tensor) -> dict[str, Tensor]:
@@ -157,7 +162,7 @@ def test_all_branches_at_once_are_the_loop(reference: ModuleType) -> None:
             for net, at_once in zip(nets, (False, True), strict=True):
                 y = z.clone().requires_grad_()
                 if at_once:
-                    out = net.decoder.all_at_once(y, counts(codes))
+                    out = net.decoder.all_at_once(y, Slots.of(counts(codes), y.device))
                 else:
                     out = y
                     for layer in net.decoder.branches:
@@ -173,6 +178,47 @@ def test_all_branches_at_once_are_the_loop(reference: ModuleType) -> None:
             torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-10)
 
 
+def test_a_fit_is_the_transcriptions(reference: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the same weights, batches and k-means the whole schedule is the same, labels after every epoch included."""
+    cells, k, seed, epochs, warmup = make_cells(200), 4, 0, 6, 2
+    torch.manual_seed(0)
+    theirs = reference.VectorNet(20, 2, k, HIDDEN)
+    theirs.encoder = nn.Sequential(nn.Linear(20, 16), nn.ReLU(), nn.Linear(16, k))
+    theirs.branches = nn.ModuleList(nn.Sequential(nn.Linear(HIDDEN[-2], 20), nn.Tanh()) for _ in range(2))
+    theirs = theirs.double()
+    x = cells.x / np.abs(cells.x).max()
+    ours: list[np.ndarray] = []
+    options = NetworkOptions(
+        encoder=copy.deepcopy(theirs.encoder),
+        decoder=GroupBranches(copy.deepcopy(theirs.shared), list(copy.deepcopy(theirs.branches))),
+        callback=lambda report: ours.append(report.labels),
+        max_epochs=epochs,
+        warmup_epochs=warmup,
+        batch_size=64,
+        precision="64-true",
+    )
+    fit_published(as_source(x), cells.groups, k, options, random_state=seed, device="cpu", progress_bar=False)
+
+    epoch = iter(range(epochs))
+
+    def batches(n: int, **_: object) -> Tensor:
+        order = shuffled(cells.groups, 64, stream(seed, BATCHES, next(epoch)))[0].ravel()
+        return torch.from_numpy(np.concatenate([order, np.setdiff1d(np.arange(n), order)]))
+
+    def centres(h: Tensor, n_clusters: int, which: int) -> Tensor:
+        return F.normalize(kmeans(h, n_clusters, stream(seed, CENTRES, which)), dim=1)
+
+    monkeypatch.setattr(reference, "kmeans", centres)
+    monkeypatch.setattr(torch, "randperm", batches)
+    found: list[np.ndarray] = []
+    rows, codes = torch.from_numpy(x).double(), torch.from_numpy(cells.groups.codes)
+    given = {"seed": 0, "epochs": epochs, "warmup": warmup, "batch": 64}
+    reference.train(theirs, rows, codes, k, **given, callback=lambda _, labels: found.append(labels))
+    assert len(found) == epochs
+    np.testing.assert_array_equal(ours, found)
+    assert len(np.unique(found[-1])) > 1
+
+
 def test_kmeans_is_as_good_as_scikit_learns(reference: ModuleType) -> None:
     rng = np.random.default_rng(0)
     for k, n in ((4, 300), (12, 2000)):
@@ -182,7 +228,8 @@ def test_kmeans_is_as_good_as_scikit_learns(reference: ModuleType) -> None:
         def cost(centres: Tensor, h: Tensor = h) -> float:
             return float(torch.cdist(h, centres).square().min(1).values.sum())
 
-        from sklearn.cluster import KMeans
-
         theirs = KMeans(k, init="random", n_init=10, tol=0, random_state=0).fit(h.numpy()).inertia_
         assert cost(kmeans(h, k, np.random.default_rng(0))) < 1.01 * theirs
+        # The transcription's are brought to unit length, and so are ours for comparison.
+        ours = cost(F.normalize(kmeans(h, k, np.random.default_rng(0)), dim=1))
+        assert cost(reference.kmeans(h, k, 0)) == pytest.approx(ours, rel=0.02)
