@@ -86,9 +86,11 @@ def write(frame: pd.DataFrame, given: Any) -> None:
     lines = [
         "# The published network on cells",
         f"Made by `benchmarks/paper/cells.py`: {given.epochs} epochs of which {given.warmup} warm-up, seeds "
-        f"{given.seeds}, {images.machine(given.device)}; the curated number of types. First the means over data sets.",
-        images.table(frame.groupby(["variant", "data"], sort=False)[COLUMNS].mean().reset_index(), "variant", COLUMNS),
+        f"{given.seeds}, {images.machine(given.device)}; the curated number of types.",
     ]
+    if frame["data"].nunique() > 1:
+        means = frame.groupby(["variant", "data"], sort=False)[COLUMNS].mean().reset_index()
+        lines += ["## Means over data sets", images.table(means, "variant", COLUMNS)]
     for name, part in frame.groupby("data", sort=False):
         lines += [f"## {name}", images.table(part, "variant", COLUMNS)]
     (given.out / "paper_cells.md").write_text("\n\n".join(lines) + "\n")
