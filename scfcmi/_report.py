@@ -22,6 +22,7 @@ from matplotlib.axes import Axes
 
 from . import pl
 from ._keys import DEFAULT_KEY, Keys
+from ._recorded import recorded_scores
 
 PACKAGES = ("scfcmi", "anndata", "scanpy", "numpy", "scipy", "pandas", "scikit-learn", "torch", "matplotlib")
 # Below this a cell's cluster is a close call.
@@ -201,11 +202,9 @@ class _Page:
         if self.keys.unlike in self.adata.obs:
             n_unlike = int(np.asarray(self.adata.obs[self.keys.unlike]).astype(bool).sum())
             said.append(f"{n_unlike:,} cells are unlike everything that was fitted.")
-        metrics = self.run.get("metrics")
-        if isinstance(metrics, Mapping) and "nmi" in metrics and self.labels:
-            said.append(
-                f"Agreement with {self.labels}: NMI {float(metrics['nmi']):.2f}, ARI {float(metrics['ari']):.2f}."
-            )
+        metrics = recorded_scores(self.run, self.key)
+        if {"nmi", "ari"} <= metrics.keys() and self.labels:
+            said.append(f"Agreement with {self.labels}: NMI {metrics['nmi']:.2f}, ARI {metrics['ari']:.2f}.")
         stopped = self.run.get("stopped")
         if isinstance(stopped, Mapping) and "reason" in stopped:
             said.append(f"The fit ended because {str(stopped['reason']).rstrip('.')}.")
@@ -289,11 +288,11 @@ class _Page:
     # tables
 
     def _scores(self) -> str:
-        metrics = self.run.get("metrics")
-        if not isinstance(metrics, Mapping) or not metrics:
+        metrics = recorded_scores(self.run, self.key)
+        if not metrics:
             return _note("This run was not scored: see scfcmi.tl.evaluate.")
         return _table(
-            [(name, f"{float(value):.3f}", SCORES.get(name, "")) for name, value in metrics.items()],
+            [(name, f"{value:.3f}", SCORES.get(name, "")) for name, value in metrics.items()],
             ["score", "value", "what it says"],
         )
 

@@ -129,13 +129,13 @@ def fit_default(
             )
         )
     leaves = sp.vstack(parts, format="csr")
+    del parts
     size = np.bincount(state.cluster_of_leaf[best_leaf(leaves)], minlength=k)
     state = state.numbered(np.argsort(-size, kind="stable"))
     found = state.assignment(leaves, position, likelihood)
     if found.unlike is not None and len(source.empty):
         found.unlike[source.empty] = True
-    moved = cells.in_order(cells.z) - position
-    deviation = _deviation(moved, groups, found.labels, k, fit.prior.local)
+    deviation = _deviation(cells, position, groups, found.labels, k, fit.prior.local)
     return DefaultFit(state, fit, found, deviation)
 
 
@@ -144,13 +144,17 @@ def _rows(source: MatrixSource, start: int, rows: NDArray[np.int64]) -> Block:
 
 
 def _deviation(
-    moved: Tensor, groups: Groups, labels: NDArray[np.int64], n_clusters: int, local: float
+    cells: Positions, position: Tensor, groups: Groups, labels: NDArray[np.int64], n_clusters: int, local: float
 ) -> NDArray[np.float64]:
     """Distance of mean displacements, per group and cluster, from those of groups, in units of the prior's scale."""
-    pair = torch.from_numpy(groups.codes * n_clusters + labels).to(moved.device)
-    n, d = groups.n * n_clusters, moved.shape[1]
-    sums = moved.new_zeros(n, d).index_add_(0, pair, moved).reshape(groups.n, n_clusters, d).double()
+    n, d = groups.n * n_clusters, position.shape[1]
+    pair = torch.from_numpy(groups.codes * n_clusters + labels).to(position.device)
+    sums = position.new_zeros(n, d)
+    slot = torch.from_numpy(cells.slot).to(position.device)
+    for rows in torch.arange(len(position), device=position.device).split(ASSIGNED[position.device.type]):
+        sums.index_add_(0, pair[rows], cells.z[slot[rows]] - position[rows])
+    moved = sums.reshape(groups.n, n_clusters, d).double()
     count = torch.bincount(pair, minlength=n).reshape(groups.n, n_clusters, 1).double()
-    of_group = sums.sum(1, keepdim=True) / count.sum(1, keepdim=True).clamp_min(1)
-    distance = (sums / count.clamp_min(1) - of_group).norm(dim=2) / np.sqrt(d * max(local, 1e-12))
+    of_group = moved.sum(1, keepdim=True) / count.sum(1, keepdim=True).clamp_min(1)
+    distance = (moved / count.clamp_min(1) - of_group).norm(dim=2) / np.sqrt(d * max(local, 1e-12))
     return torch.where(count[..., 0] > 0, distance, torch.nan).cpu().numpy()

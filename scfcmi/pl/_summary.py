@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -13,6 +12,7 @@ from anndata import AnnData
 from matplotlib.axes import Axes
 
 from scfcmi._keys import DEFAULT_KEY, Keys
+from scfcmi._recorded import recorded_scores
 
 from ._composition import MAX_COLORS, composition
 from ._confidence import confidence
@@ -131,7 +131,7 @@ def _draw(
         confidence(adata, key, ax=axes[4], show=False)
     else:
         _note(axes[4], f"No diagnosis yet: run scfcmi.tl.diagnose(adata, {key!r}).")
-    _scores(axes[5], adata.uns[Keys(key).uns].get("metrics"))
+    _scores(axes[5], recorded_scores(adata.uns[Keys(key).uns], key))
 
 
 def _with(adata: AnnData, name: str, groups: pd.Series, key: str) -> AnnData:
@@ -146,9 +146,9 @@ def _note(ax: Axes, words: str) -> None:
     ax.text(0.5, 0.5, plain(text), ha="center", va="center", transform=ax.transAxes, color=ink(0.7))
 
 
-def _scores(ax: Axes, metrics: Any) -> None:
+def _scores(ax: Axes, metrics: Mapping[str, float]) -> None:
     """Scores as a table: a name, a number, and what it says."""
-    if not isinstance(metrics, Mapping) or not metrics:
+    if not metrics:
         _note(ax, "This run was not scored: see scfcmi.tl.evaluate.")
         return
     ax.set_axis_off()
@@ -160,5 +160,5 @@ def _scores(ax: Axes, metrics: Any) -> None:
         words, meaning = SCORES.get(name, (name, ""))
         y = (row + 0.5) * step
         ax.text(0.0, y, plain(words), va="center", fontsize=9, weight="bold")
-        ax.text(0.3, y, f"{float(metrics[name]):.2f}", va="center", ha="right", fontsize=9)
+        ax.text(0.3, y, f"{metrics[name]:.2f}", va="center", ha="right", fontsize=9)
         ax.text(0.34, y, plain(meaning), va="center", fontsize=8, color=ink(0.7))
