@@ -6,7 +6,7 @@ import os
 import re
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
@@ -27,6 +27,8 @@ FOLDER = "SCFCMI_FOLDER"
 WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 # A process that does not answer for so long is taken for lost, and the others end.
 LOST_AFTER = timedelta(minutes=30)
+# From so many rows on, a pass over them is worth all threads.
+MANY = 50_000
 # Rows that are worked on at once are never fewer, and are halved so many times at most.
 FEWEST_ROWS, HALVINGS = 16, 12
 # Its attributes are made by hand, and type checkers do not see them.
@@ -36,6 +38,11 @@ _DETERMINISTIC: Any = torch.utils.deterministic
 def launched_processes() -> int:
     """Number of processes that a launcher such as torchrun has started to work together; 1 without one."""
     return int(os.environ["WORLD_SIZE"]) if all(name in os.environ for name in LAUNCHER) else 1
+
+
+def world_size() -> int:
+    """Number of processes that have met and exchange what they find; 1 if this one is alone."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def is_first_process() -> bool:
@@ -233,6 +240,11 @@ def all_threads() -> Iterator[None]:
         yield
     finally:
         _threads.leave(before)
+
+
+def threads_for(n_rows: int) -> AbstractContextManager[None]:
+    """All threads for many rows, and for few of them no more than there are."""
+    return all_threads() if n_rows >= MANY else nullcontext()
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -12,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scfcmi._device import all_threads, rows_at_once, smaller_when_full
+from scfcmi._device import rows_at_once, smaller_when_full, threads_for
 from scfcmi.front import Front
 from scfcmi.registration import Design, Mixture, Positions, register, registered
 from scfcmi.source import Block
@@ -28,8 +27,6 @@ OWN_COMPS, MAX_DEPTH = 30, 3
 CLOSER_ROUNDS = 8
 # Fewer cells than this are not looked at again.
 FEWEST = 60
-# From so many cells on, looking for their neighbours is worth all threads.
-MANY = 50_000
 # Entries of a table of cells × leaves that are held at once.
 TABLE_ENTRIES = 2**25
 # In a closer look links count for so much more: what it splits has to be farther apart.
@@ -415,7 +412,7 @@ def vote(look: Look, position: Tensor, component: Tensor) -> tuple[Votes, NDArra
     position, component
         Registered positions and likeliest components, shapes (n_cells, n_dims) and (n_cells,).
     """
-    with all_threads() if len(position) >= MANY else nullcontext():
+    with threads_for(len(position)):
         index, distance = look.index.search(position, N_NEIGHBOURS, component)
     width = distance[:, -1:].clamp_min(1e-12)
     weight = torch.exp(-((distance / width) ** 2))

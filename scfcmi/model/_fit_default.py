@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -17,7 +17,7 @@ from scfcmi.front import Front
 from scfcmi.registration import Design, Positions, Registration, register, registered
 from scfcmi.source import Block, Continuous, Groups, MatrixSource, stratified_sketch
 
-from ._state import Assignment, Registered, best_leaf
+from ._state import Assignment, Registered, largest_first
 
 # Directions of the front layer, its pole in typical lengths, and the cells that it is estimated from.
 N_COMPS, HEIGHT, FRONT_CELLS = 50, 0.7, 20_000
@@ -123,15 +123,13 @@ def fit_default(
     step = ASSIGNED[position.device.type]
     for start in range(0, len(position), step):
         rows = slice(start, start + step)
-        parts.append(
-            state.leaves(
-                position[rows], component[rows], partial(_rows, source, start), groups.codes[rows], smooth[rows]
-            )
+        votes = state.votes(
+            position[rows], component[rows], partial(_rows, source, start), groups.codes[rows], smooth[rows]
         )
+        parts.append(votes.matrix(tree.n_leaves))
     leaves = sp.vstack(parts, format="csr")
     del parts
-    size = np.bincount(state.cluster_of_leaf[best_leaf(leaves)], minlength=k)
-    state = state.numbered(np.argsort(-size, kind="stable"))
+    state = replace(state, cluster_of_leaf=largest_first(leaves, state.cluster_of_leaf, k))
     found = state.assignment(leaves, position, likelihood)
     if found.unlike is not None and len(source.empty):
         found.unlike[source.empty] = True

@@ -128,8 +128,8 @@ class Registered:
         smooth = self._smooth(values, n)
         z = self.look.front.transform_on(self.device, block)
         position, component, likelihood = self.place(self.look, z, codes, smooth)
-        leaves = self.leaves(position, component, lambda rows: block[rows], codes, smooth)
-        return self.assignment(leaves, position, likelihood)
+        votes = self.votes(position, component, lambda rows: block[rows], codes, smooth)
+        return self.assignment(votes.matrix(self.tree.n_leaves), position, likelihood)
 
     def place(
         self, look: Look, z: Tensor, codes: NDArray[np.int64] | None, smooth: NDArray[np.float32]
@@ -177,17 +177,6 @@ class Registered:
             closer.append((inside, finer, part.leaf))
         return votes.refined(closer)
 
-    def leaves(
-        self,
-        position: Tensor,
-        component: Tensor,
-        rows_of: RowsOf,
-        codes: NDArray[np.int64] | None,
-        smooth: NDArray[np.float32],
-    ) -> sp.csr_matrix:
-        """p(leaf | cell) of cells that the first look has registered, shape (n_cells, n_leaves); see :meth:`votes`."""
-        return self.votes(position, component, rows_of, codes, smooth).matrix(self.tree.n_leaves)
-
     def assignment(self, leaves: sp.csr_matrix, position: Tensor, likelihood: Tensor) -> Assignment:
         """Clusters from p(leaf | cell)."""
         labels, proba = clusters_of_leaves(leaves, self.cluster_of_leaf, self.n_clusters, self.device)
@@ -198,12 +187,6 @@ class Registered:
     def recut(self, n_clusters: int) -> Registered:
         """The same tree, cut into another number of clusters."""
         return replace(self, cluster_of_leaf=self.tree.cut(n_clusters))
-
-    def numbered(self, order: NDArray[np.int64]) -> Registered:
-        """The same clusters in another order: the first of `order` is cluster 0."""
-        rank = np.empty(len(order), np.int64)
-        rank[order] = np.arange(len(order))
-        return replace(self, cluster_of_leaf=rank[self.cluster_of_leaf])
 
     def decode(self, embedding: NDArray[np.float32], codes: NDArray[np.int64]) -> NDArray[np.float32]:
         """Columns of cells at registered positions, as their groups would have measured them."""
@@ -224,6 +207,14 @@ class Registered:
 
 def _inside(rows_of: RowsOf, inside: NDArray[np.int64]) -> RowsOf:
     return lambda rows: rows_of(inside[rows])
+
+
+def largest_first(leaves: sp.csr_matrix, cluster_of_leaf: NDArray[np.int64], n_clusters: int) -> NDArray[np.int64]:
+    """Cluster of every leaf, numbered so that the one with most cells is 0."""
+    size = np.bincount(cluster_of_leaf[best_leaf(leaves)], minlength=n_clusters)
+    rank = np.empty(n_clusters, np.int64)
+    rank[np.argsort(-size, kind="stable")] = np.arange(n_clusters)
+    return rank[cluster_of_leaf]
 
 
 def clusters_of_leaves(

@@ -11,7 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ._shared import global_sum, world_size
+from scfcmi._device import world_size
+
+from ._shared import global_sum
 from ._slots import Slots
 
 NORM_EPS, MOMENTUM = 1e-5, 0.1

@@ -9,13 +9,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from scfcmi._device import world_size
 from scfcmi._warn import warn
 from scfcmi.source import Groups
 
 from ._network import Decoder, is_recordable
 from ._options import NetworkOptions
 from ._rows import Rows
-from ._shared import world_size
 from ._slots import Slots, arrange, enough
 
 if TYPE_CHECKING:

@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._shared import global_sum, world_size
+from scfcmi._device import world_size
+
+from ._shared import global_sum
 
 EPS = 1e-30
 # An empty entry of the joint table is filled with this share of the smallest that is not.

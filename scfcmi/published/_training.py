@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from scfcmi._device import world_size
 from scfcmi.source import Groups
 
 from ._kmeans import kmeans, mixture_centres
@@ -21,7 +22,7 @@ from ._network import Network, log_assignments
 from ._options import EpochReport, NetworkOptions
 from ._replay import recording
 from ._rows import Rows
-from ._shared import rank, world_size
+from ._shared import rank
 from ._slots import Slots
 from ._terms import Batch, Term, fcmi_terms, joint_table, total
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
@@ -13,19 +12,29 @@ from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 from torch import Tensor
 
-from scfcmi._device import all_threads, pieces, smaller_when_full
+from scfcmi._device import pieces, smaller_when_full, threads_for
 from scfcmi.source import stratified_sketch
 
 from ._design import Design
 from ._matching import align
-from ._mixture import Coefficients, Mixture, Prior, Sums, e_step, free_energy, leverage, m_step, responsibilities
+from ._mixture import (
+    Coefficients,
+    Mixture,
+    Prior,
+    Sums,
+    annealed,
+    e_step,
+    free_energy,
+    leverage,
+    m_step,
+    responsibilities,
+)
 from ._positions import Positions
 
-# Rounds on the sketch, the share of them in which temperature and fairness fall, and passes over all cells.
-ROUNDS, ANNEALED, PASSES = 30, 0.6, 5
+# Rounds on the sketch, and passes over all cells.
+ROUNDS, PASSES = 30, 5
 # Rounds between estimates of the prior's scales.
 REFINED_EVERY = 4
-HOTTEST = 2.0
 # Largest number of cells that starts are tried on, and that are matched.
 SKETCH, MATCHED = 8_000, 4_000
 # Rounds of matching; numbers, whose first and last quantiles meet late, take more.
@@ -35,8 +44,6 @@ LENGTHS = (0.5, 1.0, 2.0)
 # A cell is far from all components when its likelihood is below that of so many standard deviations of a typical cell.
 FAR = 5.0
 FEWEST = 5
-# From so many cells on, a pass over them is worth all threads.
-MANY = 50_000
 # While scikit-learn's k-means works, it changes a number of threads that the whole process shares.
 _LOCK = threading.Lock()
 
@@ -137,7 +144,7 @@ def register(
         mixture = with_new_components(mixture.to(there), cells, fairness, rng).to("cpu")
         mine = cells.share()
         for _ in range(PASSES):
-            with all_threads() if mine.n_cells >= MANY else nullcontext():
+            with threads_for(mine.n_cells):
                 sums = e_step(mixture.to(there), mine, fairness).over_processes().to("cpu")
             history.append(asdict(free_energy(sums, coefficients.penalty, mixture.log_shares(fairness))))
             mixture, coefficients = m_step(sums, mixture, design, prior, before=coefficients)
@@ -222,13 +229,10 @@ def _anneal(
     """EM on the sketch: hot and fair at first, then with the scales of the prior estimated as well."""
     history = []
     coefficients: Coefficients | None = None
-    first_cold = round(ANNEALED * rounds)
-    for turn in range(rounds):
-        cooled = min(1.0, turn / first_cold)
-        beta = 1 + (fairness - 1) * cooled
+    for cold, beta, temperature in annealed(rounds, fairness):
         log_shares = mixture.log_shares(beta)
-        sums = e_step(mixture, cells, beta, HOTTEST ** (1 - cooled))
-        if cooled == 1 and (turn - first_cold) % REFINED_EVERY == 0 and design.n_groups + design.n_smooth > 1:
+        sums = e_step(mixture, cells, beta, temperature)
+        if cold >= 0 and cold % REFINED_EVERY == 0 and design.n_groups + design.n_smooth > 1:
             prior = _refined(prior, sums, mixture, design)
         mixture, coefficients = m_step(sums, mixture, design, prior, before=coefficients)
         history.append(asdict(free_energy(sums, coefficients.penalty, log_shares)))

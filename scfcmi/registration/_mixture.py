@@ -10,13 +10,14 @@ the derivation, and for its relation to the objective of Zeng et al., CVPR 2023.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from scfcmi._device import smaller_when_full
+from scfcmi._device import smaller_when_full, world_size
 
 from ._design import Design
 from ._positions import Positions
@@ -29,6 +30,8 @@ LOWEST = -50.0
 LEAST_VARIANCE = 0.2
 # Scales of displacements, in typical distances between types, below which none falls.
 LEAST_SCALE = 0.01
+# Share of the rounds of EM in which temperature and fairness fall, and where the temperature starts.
+ANNEALED, HOTTEST = 0.6, 2.0
 # Directions in which displacements may vary over components.
 RANK = 64
 # Of what a cell is displaced by, no more than this share counts as its own.
@@ -152,7 +155,7 @@ class Sums:
 
     def over_processes(self) -> Sums:
         """The sums over all processes of a launched program: one all-reduce."""
-        if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        if world_size() == 1:
             return self
         parts = [getattr(self, field.name) for field in fields(self)]
         flat = torch.cat([part.double().reshape(-1) for part in parts])
@@ -224,6 +227,14 @@ def _e_step_at_once(mixture: Mixture, cells: Positions, fairness: float, tempera
         smooth_second=new(0, 0, m),
         totals=torch.stack([total, entropy.double()]),
     )
+
+
+def annealed(rounds: int, fairness: float) -> Iterator[tuple[int, float, float]]:
+    """Rounds of EM, hot and fair at first: how many have been cold before this one, β and the temperature."""
+    first_cold = round(ANNEALED * rounds)
+    for turn in range(rounds):
+        cooled = min(1.0, turn / first_cold)
+        yield turn - first_cold, 1 + (fairness - 1) * cooled, HOTTEST ** (1 - cooled)
 
 
 def responsibilities(log_joint: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
@@ -351,9 +362,7 @@ def m_step(
         parts = list(before.parts)
     else:
         parts = [moves if i == 0 else torch.zeros_like(moves) for i in range(n_factors)]
-    level = [torch.from_numpy(column).to(features.device) for column in design.levels.T]
-    has_level = [torch.nn.functional.one_hot(column).to(weight) for column in level]
-    factors = [_factor(features, has.T @ weight) for has in has_level]
+    level, has_level, factors = zip(*_by_attribute(design, features, weight), strict=True)
     smooth_mass = sums.smooth_mass.double()
     levels: list[Tensor] = []
     smooth = slopes.new_zeros(len(slopes), features.shape[1], d)
@@ -421,13 +430,18 @@ def leverage(mass: Tensor, mixture: Mixture, design: Design, prior: Prior) -> Te
     features, variances = prior.features(mixture.means), mixture.variances.double()
     weight = mass.double() / variances
     total = torch.zeros_like(weight)
-    for levels in design.levels.T:
-        level = torch.from_numpy(levels).to(weight.device)
-        by_level = torch.nn.functional.one_hot(level).to(weight).T @ weight
-        factor = _factor(features, by_level)
+    for level, _, factor in _by_attribute(design, features, weight):
         half = torch.linalg.solve_triangular(factor, features.T.expand(len(factor), -1, -1), upper=False)
         total += (half.square().sum(1) / variances)[level]
     return total.clamp_max(MOST_LEVERAGE).to(mixture.means.dtype)
+
+
+def _by_attribute(design: Design, features: Tensor, weight: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Per attribute the level of every group, the same as indicators, and the Cholesky factors of its regressions."""
+    for column in design.levels.T:
+        level = torch.from_numpy(column).to(weight.device)
+        has_level = torch.nn.functional.one_hot(level).to(weight)
+        yield level, has_level, _factor(features, has_level.T @ weight)
 
 
 def _factor(features: Tensor, weight: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scfcmi._device import rows_at_once
+from scfcmi._device import rows_at_once, world_size
 
 # Entries of a table of cells × components that are held at once.
 CHUNK_ENTRIES = {"cpu": 2**22, "cuda": 2**27, "mps": 2**25}
@@ -113,7 +113,7 @@ class Positions:
 
     def share(self) -> Positions:
         """The rows that are this process's to pass over: all of them, if it is alone."""
-        if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        if world_size() == 1:
             return self
         return self.rows(np.arange(dist.get_rank(), self.n_cells, dist.get_world_size()))
 

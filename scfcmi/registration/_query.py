@@ -13,11 +13,11 @@ from scfcmi.source import stratified_sketch
 
 from ._design import Design
 from ._matching import align
-from ._mixture import LEAST_SCALE, PSEUDO_COUNT, Mixture, Prior, Sums, _factor, _spread, e_step
+from ._mixture import LEAST_SCALE, PSEUDO_COUNT, Mixture, Prior, Sums, _factor, _spread, annealed, e_step
 from ._positions import Positions
 
-# Rounds of EM, the share of them in which temperature and fairness fall, and where the temperature starts.
-ROUNDS, ANNEALED, HOTTEST = 20, 0.6, 2.0
+# Rounds of EM.
+ROUNDS = 20
 # Largest numbers of cells, and of points of the reference, that are matched.
 MATCHED = 4_000
 # Nearest points of the reference, after matching, by which a cell's component is guessed.
@@ -182,9 +182,8 @@ def _fitted(
     mixture: Mixture, cells: Positions, features: Tensor, expected: Tensor, fairness: float
 ) -> tuple[float, Mixture]:
     """EM, hot and fair at first; the negative log evidence and the mixture."""
-    cost, first_cold = 0.0, round(ANNEALED * ROUNDS)
-    for turn in range(ROUNDS):
-        cooled = min(1.0, turn / first_cold)
-        sums = e_step(mixture, cells, 1 + (fairness - 1) * cooled, HOTTEST ** (1 - cooled))
+    cost = 0.0
+    for _, beta, temperature in annealed(ROUNDS, fairness):
+        sums = e_step(mixture, cells, beta, temperature)
         mixture, cost = _step(sums, mixture, features, expected)
     return cost - float(e_step(mixture, cells, fairness).totals[0]), mixture

@@ -14,7 +14,7 @@ from scfcmi._numbers import check_count, check_real
 from scfcmi.communities import Tree
 from scfcmi.model import Assignment
 from scfcmi.model._evidence import evidence_of
-from scfcmi.model._state import best_leaf, clusters_of_leaves
+from scfcmi.model._state import clusters_of_leaves, largest_first
 
 from ._adata import check_adata, drop_results, obs_groups, obs_labels, params_of, probabilities, writable
 from ._fair_cluster import clusters_of, scores_of, write_assignment
@@ -144,10 +144,5 @@ def _stored_tree(stored: Any, key: str) -> Tree:
 
 def _cut(tree: Tree, leaves: sp.csr_matrix, k: int) -> Assignment:
     """Clusters of a cut, the largest first."""
-    cluster_of_leaf = tree.cut(k)
-    labels = cluster_of_leaf[best_leaf(leaves)]
-    order = np.argsort(-np.bincount(labels, minlength=k), kind="stable")
-    rank = np.empty(k, np.int64)
-    rank[order] = np.arange(k)
-    labels, proba = clusters_of_leaves(leaves, rank[cluster_of_leaf], k)
+    labels, proba = clusters_of_leaves(leaves, largest_first(leaves, tree.cut(k), k), k)
     return Assignment(labels, proba, np.empty((len(labels), 0), np.float32))

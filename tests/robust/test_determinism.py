@@ -18,8 +18,8 @@ from sklearn.metrics import adjusted_rand_score
 from threadpoolctl import threadpool_info, threadpool_limits
 
 import scfcmi as sf
+from scfcmi import _device
 from scfcmi.model import FCMI, Assignment
-from scfcmi.registration import _fit
 
 QUICK = {"progress_bar": False, "device": "cpu"}
 pytestmark = pytest.mark.filterwarnings("default")
@@ -64,7 +64,7 @@ def test_threads(
     cells: tuple[sparse.csr_matrix, np.ndarray], plain: Assignment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As if there were so many cells that passes over them are worth all threads."""
-    monkeypatch.setattr(_fit, "MANY", 0)
+    monkeypatch.setattr(_device, "MANY", 0)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
