@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +21,10 @@ DIMENSION = np.array([1.0, 2.0, 3.0, 4.5, 6.0])
 LOG_LINK = np.log([0.00012, 0.0155, 0.033, 0.046, 0.053])
 EXPONENT = np.array([1.5, 0.55, 0.4, 0.27, 0.25])
 LARGEST_LINK = 0.2
+# Beyond this link two clusters are one, whatever lies between them.
+CERTAIN = 2.5
+# A valley of this depth says neither that clusters are apart nor that they are one; from the second on there is none.
+UNDECIDED, NO_VALLEY, DEEPEST = 0.5, 0.8, 0.05
 
 
 def homogeneous_link(n_points: NDArray[np.float64], dimension: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -49,6 +54,17 @@ class Tree:
     def n_leaves(self) -> int:
         """Number of leaves."""
         return len(self.merges) + 1
+
+    def with_links(self, link: NDArray[np.float64]) -> Tree:
+        """The same branches with other links, shape (n_leaves − 1,), in the order of these."""
+        n, link = self.n_leaves, link.copy()
+        for step, children in enumerate(self.merges):
+            # What holds parts that are farther apart is no closer than they are.
+            link[step] = min([link[step], *(link[child - n] for child in children if child >= n)])
+        order = np.argsort(-link, kind="stable")
+        number = np.arange(2 * n - 1)
+        number[n + order] = n + np.arange(n - 1)
+        return Tree(number[self.merges[order]], link[order])
 
     def fault(self) -> str | None:
         """What is wrong with a tree that was read from somewhere; nothing if it can be cut."""
@@ -132,23 +148,47 @@ class Links:
         self.known[i] = self.known[:, i] = np.fmax(self.known[i], self.known[j])
 
 
-def merge_tree(links: Links) -> Tree:
+def weighed(link: float, valley: float) -> float:
+    """The link of two clusters between which there is a valley, or none.
+
+    A deep valley makes it weaker, by the root of the odds of its height. Without any, clusters are parts of one, and linked
+    at least as those are: a cluster that is long in one direction has few links across its middle, and is still one.
+
+    Parameters
+    ----------
+    link
+        In units of the link inside a homogeneous cluster.
+    valley
+        Density at the lowest place between the two, over the lower one of their tops.
+    """
+    if valley < UNDECIDED:
+        height = max(valley, DEEPEST)
+        return link * float(np.sqrt(height / (1 - height) * (1 - UNDECIDED) / UNDECIDED))
+    none = min((valley - UNDECIDED) / (NO_VALLEY - UNDECIDED), 1.0)
+    return float(link ** (1 - none) * max(link, 1.0) ** none)
+
+
+def merge_tree(links: Links, valley: Callable[[list[int], list[int]], float] | None = None) -> Tree:
     """Join the two clusters that are linked most, until one is left.
 
     A pair's link is the weight between the two over a mean of their shares that leans towards the smaller one, in units
     of what it would be if both were parts of one homogeneous cluster (:func:`homogeneous_link`). Where no link reaches
     the threshold any more, the clusters that are left are apart, and the order in which they are joined prefers small
-    ones.
+    ones. What lies between the two sides of a step counts as well (:func:`weighed`).
 
     Parameters
     ----------
     links
         Of the leaves; used up.
+    valley
+        How deep the valley is between two unions of leaves; without it links alone count. Not asked where the link was
+        measured elsewhere.
     """
     n = len(links.count)
     link = links.of(np.arange(n))
     node, alive = np.arange(n), np.ones(n, bool)
-    merges, strength = [], []
+    measured = ~np.isnan(links.known)
+    merges, strength, elsewhere = [], [], []
     for step in range(n - 1):
         flat = int(link.argmax())
         i, j = divmod(flat, n)
@@ -159,11 +199,22 @@ def merge_tree(links: Links) -> Tree:
         i, j = min(i, j), max(i, j)
         merges.append((node[i], node[j]))
         strength.append(link[i, j])
+        elsewhere.append(measured[i, j])
         links.join(i, j)
+        measured[i] = measured[:, i] = measured[i] | measured[j]
         node[i], alive[j] = n + step, False
         link[j] = link[:, j] = -1
         row = np.where(alive, links.of(np.array([i]))[0], -1)
         link[i] = link[:, i] = row
     # What is joined although it was linked less than what came later is no more apart than that.
     found = np.maximum.accumulate(np.array(strength)[::-1])[::-1] if strength else np.empty(0)
-    return Tree(np.array(merges, np.int64).reshape(-1, 2), found)
+    tree = Tree(np.array(merges, np.int64).reshape(-1, 2), found)
+    if valley is None:
+        return tree
+    members: list[list[int]] = [[leaf] for leaf in range(n)]
+    weaker = found.copy()
+    for step, (i, j) in enumerate(tree.merges.tolist()):
+        if found[step] < CERTAIN and not elsewhere[step]:
+            weaker[step] = weighed(found[step], valley(members[i], members[j]))
+        members.append(members[i] + members[j])
+    return tree.with_links(weaker)

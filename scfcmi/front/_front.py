@@ -14,6 +14,9 @@ from scfcmi._device import pieces, smaller_when_full
 from scfcmi.source import Block, dense, normalise_rows, product
 
 CLIP = 10.0
+# The pole of a sphere on which a Gaussian along one direction, whose median length is .67 standard deviations, keeps one
+# mode: √2 standard deviations, in typical lengths.
+HIGH = 2.1
 # No cell is brought back to farther than about so many typical lengths from the mean.
 FARTHEST = 10.0
 # Least share of signal in a direction: none is given up altogether.
@@ -130,6 +133,26 @@ class Front:
             z = torch.cat([z, torch.full_like(z[:, :1], self.height * self.length)], dim=1)
         return z * (np.sqrt(self.n_comps) / z.norm(dim=1, keepdim=True).clamp_min(1e-12))
 
+    def raised(self, z: Tensor) -> Tensor:
+        """Transformed rows on a sphere with a high pole, in typical lengths, without the appended column.
+
+        Near a low pole directions are told apart best, but what varies along one direction alone, as depth may within a
+        type, is pushed towards two sides, and looks like two clusters where it is one.
+
+        Parameters
+        ----------
+        z
+            Shape (n_rows, n_comps).
+        """
+        if self.height == 0:
+            return z
+        flat = z[:, :-1] * (self.height / z[:, -1:].clamp_min(self._lowest))
+        return flat / torch.sqrt(1 + (flat / HIGH).square().sum(1, keepdim=True))
+
+    @property
+    def _lowest(self) -> float:
+        return float(np.sqrt(self.n_comps)) * self.height / FARTHEST
+
     def inverse(self, z: NDArray[np.float32]) -> NDArray[np.float32]:
         """Map transformed rows, shape (n_rows, n_comps), back to columns, shape (n_rows, n_columns).
 
@@ -138,8 +161,7 @@ class Front:
         """
         if self.height > 0:
             # The height is the same for all cells before scaling, so it tells by how much each was scaled.
-            lowest = np.sqrt(self.n_comps) * self.height / FARTHEST
-            z = z[:, :-1] * (self.height * self.length / np.maximum(z[:, -1:], lowest))
+            z = z[:, :-1] * (self.height * self.length / np.maximum(z[:, -1:], self._lowest))
         else:
             z = z * (self.length / np.sqrt(self.n_comps))
         return (((z / self.weights) @ self.loadings.T) * self.scale + self.mean).astype(np.float32)
