@@ -151,8 +151,8 @@ class Links:
 def weighed(link: float, valley: float) -> float:
     """The link of two clusters between which there is a valley, or none.
 
-    A deep valley makes it weaker, by the root of the odds of its height. Without any, clusters are parts of one, and linked
-    at least as those are: a cluster that is long in one direction has few links across its middle, and is still one.
+    A deep valley makes it weaker, by the root of the odds of its height. Without any, clusters are parts of one, and
+    linked at least as those are: one that is long in one direction has few links across its middle.
 
     Parameters
     ----------
