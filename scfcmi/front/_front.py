@@ -14,8 +14,7 @@ from scfcmi._device import pieces, smaller_when_full
 from scfcmi.source import Block, dense, normalise_rows, product
 
 CLIP = 10.0
-# The pole of a sphere on which a Gaussian along one direction keeps one mode: √2 standard deviations, in typical (median)
-# lengths.
+# The pole of a sphere on which a Gaussian along one direction keeps one mode: √2 standard deviations, in median lengths.
 HIGH = 2.1
 # No cell is brought back to farther than about so many typical lengths from the mean.
 FARTHEST = 10.0
@@ -161,7 +160,7 @@ class Front:
         """
         if self.height > 0:
             # The height is the same for all cells before scaling, so it tells by how much each was scaled.
-            z = z[:, :-1] * (self.height * self.length / np.maximum(z[:, -1:], np.float32(self._lowest)))
+            z = z[:, :-1] * (self.height * self.length / np.maximum(z[:, -1:], self._lowest)).astype(np.float32)
         else:
             z = z * (self.length / np.sqrt(self.n_comps))
         return (((z / self.weights) @ self.loadings.T) * self.scale + self.mean).astype(np.float32)
