@@ -14,7 +14,7 @@ from scfcmi._device import pieces, smaller_when_full
 from scfcmi.source import Block, dense, normalise_rows, product
 
 CLIP = 10.0
-# The pole of a sphere on which a Gaussian along one direction keeps one mode: √2 standard deviations, in median lengths.
+# The pole of a sphere on which a Gaussian along one direction keeps one mode: √2 standard deviations, in its lengths.
 HIGH = 2.1
 # No cell is brought back to farther than about so many typical lengths from the mean.
 FARTHEST = 10.0

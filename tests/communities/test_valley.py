@@ -1,0 +1,94 @@
+"""Between which clusters there is a valley, and which are one."""
+
+import numpy as np
+import pytest
+import scanpy as sc
+from sklearn.cluster import KMeans
+
+import scfcmi
+from scfcmi.communities._tree import NO_VALLEY, UNDECIDED, Links, Tree, merge_tree, weighed
+from scfcmi.communities._valley import MOST, Valleys, valley
+
+
+def gaussian(n: int, n_dims: int = 20, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((n, n_dims))
+
+
+@pytest.mark.parametrize("length", [1, 5, 20])
+@pytest.mark.parametrize("n", [200, 4 * MOST])
+def test_halves_of_one_cluster_have_no_valley(n: int, length: float) -> None:
+    found = []
+    for seed in range(5):
+        points = gaussian(n, seed=seed)
+        points[:, 0] *= length
+        half = points[:, 0] > 0.3 * length
+        found.append(valley(points[half], points[~half], np.random.default_rng(0)))
+    assert np.median(found) > NO_VALLEY
+
+
+@pytest.mark.parametrize(("n", "others"), [(200, 300), (30, 10 * MOST)])
+def test_separate_clusters_have_one(n: int, others: int) -> None:
+    apart = gaussian(n, seed=1)
+    apart[:, 3] += 7
+    assert valley(apart, gaussian(others), np.random.default_rng(0)) < 0.1
+
+
+def test_few_cells_in_many_directions_are_not_apart_by_chance() -> None:
+    """Halves that were chosen to lie apart: along the direction found from all of them there seems to be a valley."""
+    found = []
+    for seed in range(5):
+        points = gaussian(60, 50, seed)
+        upper = KMeans(2, n_init=3, random_state=0).fit_predict(points) == 1
+        found.append(valley(points[upper], points[~upper], np.random.default_rng(0)))
+    assert np.median(found) > UNDECIDED
+
+
+def test_the_deeper_the_valley_the_weaker_the_link() -> None:
+    strengths = [weighed(0.7, deep) for deep in (0.0, 0.1, 0.3, UNDECIDED, 0.7, NO_VALLEY, 1.0)]
+    assert strengths == sorted(strengths)
+    assert weighed(0.7, UNDECIDED) == pytest.approx(0.7)
+    assert weighed(0.1, 1.0) == 1.0  # parts of one cluster, however few links there are across its middle
+    assert weighed(1.7, 1.0) == 1.7
+
+
+def test_other_links_change_the_order_and_not_the_branches() -> None:
+    tree = Tree(np.array([[0, 1], [2, 3], [4, 5]]), np.array([3.0, 2.0, 1.0]))
+    other = tree.with_links(np.array([0.2, 2.0, 1.0]))
+    np.testing.assert_array_equal(other.merges, [[2, 3], [0, 1], [5, 4]])
+    # The whole is no closer than its parts are.
+    np.testing.assert_allclose(other.link, [2.0, 0.2, 0.2])
+    assert other.fault() is None
+    np.testing.assert_array_equal(other.cut(3), [0, 1, 2, 2])
+    np.testing.assert_array_equal(tree.cut(3), [0, 0, 1, 2])
+
+
+def test_what_was_measured_elsewhere_is_not_measured_again() -> None:
+    table = np.full((3, 3), 0.01) + np.diag([0.3, 0.3, 0.3])
+    known = np.full((3, 3), np.nan)
+    known[0, 1] = known[1, 0] = 0.05
+    asked = []
+
+    def look(first: list[int], second: list[int]) -> float:
+        asked.append((sorted(first), sorted(second)))
+        return 1.0
+
+    tree = merge_tree(Links(table / table.sum(), np.full(3, 100.0), np.full(3, 20.0), known), look)
+    assert ([0], [1]) not in asked and ([1], [0]) not in asked
+    assert asked
+    assert tree.link[-1] == pytest.approx(0.05)
+
+
+def test_of_a_few_cells_nothing_is_known() -> None:
+    points = gaussian(40)
+    points[:5, 0] += 100
+    assert Valleys(points, np.repeat([0, 1], [5, 35]), 0)([0], [1]) == UNDECIDED
+
+
+@pytest.mark.parametrize("n_types", [1, 2])
+def test_a_type_is_not_cut_along_depth(n_types: int) -> None:
+    """Shallow counts brought to 10,000 molecules a cell vary along depth more than along anything else."""
+    adata = scfcmi.datasets.simulated_atlas(3000, 600, n_types, n_groups=3, random_state=0)
+    sc.pp.normalize_total(adata, target_sum=1e4)
+    sc.pp.log1p(adata)
+    scfcmi.tl.fair_cluster(adata, sensitive_key="tech")
+    assert adata.obs["fair_cluster"].nunique() == n_types
