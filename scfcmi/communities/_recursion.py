@@ -258,8 +258,7 @@ def _look_again(
         rounds=CLOSER_ROUNDS,
         random_state=landmarks.random_state,
     )
-    placed = registered(fit.mixture, cells, fit.fairness, fit.own)
-    position, component = (cells.in_order(part) for part in placed[:2])
+    position, component, _ = registered(fit.mixture, cells, fit.fairness, fit.own)
     found = _look(landmarks, members, front, fit.mixture, position, component, depth)
     return found if len(found.nodes) > 1 else None
 

@@ -17,7 +17,7 @@ from scfcmi.front import Front
 from scfcmi.registration import Design, Positions, Registration, register, registered
 from scfcmi.source import Block, Continuous, Groups, MatrixSource, stratified_sketch
 
-from ._state import Assignment, Registered, largest_first
+from ._state import Assignment, Registered, best_leaf, largest_first
 
 # Directions of the front layer, its pole in typical lengths, and the cells that it is estimated from.
 N_COMPS, HEIGHT, FRONT_CELLS = 50, 0.7, 20_000
@@ -99,10 +99,10 @@ def fit_default(
         cells.put(rows, front.transform_on(device, part))
     fit = register(cells, design, fairness=fairness, bins=values.bins(), random_state=random_state, tell=tell)
     say("registration")
-    position, component, likelihood = (cells.in_order(part) for part in registered(fit.mixture, cells, fairness))
+    position, component, likelihood = registered(fit.mixture, cells, fairness)
     picked = landmarks(component.cpu().numpy(), LANDMARKS, rng)
     stand = cells.take(picked)
-    places = [stand.in_order(part) for part in registered(fit.mixture, stand, fairness, fit.own)[:2]]
+    places = registered(fit.mixture, stand, fairness, fit.own)[:2]
     chosen = Landmarks(
         source.gather(picked),
         groups.codes[picked],
@@ -130,10 +130,12 @@ def fit_default(
     leaves = sp.vstack(parts, format="csr")
     del parts
     state = replace(state, cluster_of_leaf=largest_first(leaves, state.cluster_of_leaf, k))
+    labels = state.cluster_of_leaf[best_leaf(leaves)]
+    deviation = _deviation(cells, position, groups, labels, k, fit.prior.local)
+    del cells  # before probabilities, which are as large again, are made
     found = state.assignment(leaves, position, likelihood)
     if found.unlike is not None and len(source.empty):
         found.unlike[source.empty] = True
-    deviation = _deviation(cells, position, groups, found.labels, k, fit.prior.local)
     return DefaultFit(state, fit, found, deviation)
 
 

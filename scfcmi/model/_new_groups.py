@@ -110,7 +110,7 @@ def _learned(
     if len(z):
         n_groups = len(mixture.moves)
         cells = Positions.of(z, np.full(len(z), n_groups - 1), n_groups, smooth, z.device)
-        position, component = (cells.in_order(part) for part in registered(mixture, cells, state.fairness)[:2])
+        position, component = registered(mixture, cells, state.fairness)[:2]
         branch = vote(learned, position, component)[1]
         near = learned.index.search(position, N_NEAREST, component)[0].cpu().numpy()
     closer = {}

@@ -18,6 +18,8 @@ from scfcmi.source import Block
 RowsOf = Callable[[NDArray[np.int64]], Block]
 # A cell is unlike all others when its log-likelihood is so many robust standard deviations below the median.
 UNLIKE = 6.0
+# Cells whose probabilities are summed up at once.
+SUMMED = 2**17
 
 
 @dataclass(frozen=True)
@@ -138,8 +140,7 @@ class Registered:
         if codes is None:
             return registered_without_group(look.mixture, z, torch.from_numpy(smooth).to(z), self.fairness)
         cells = Positions.of(z, codes, self.design.n_groups, smooth, z.device)
-        position, component, likelihood = registered(look.mixture, cells, self.fairness)
-        return cells.in_order(position), cells.in_order(component), cells.in_order(likelihood)
+        return registered(look.mixture, cells, self.fairness)
 
     def votes(
         self,
@@ -224,12 +225,15 @@ def clusters_of_leaves(
     device: torch.device | str = "cpu",
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Cluster of every cell, that of its likeliest leaf, and p(cluster | cell), shape (n_cells, n_clusters)."""
-    n = leaves.shape[0]
-    rows = np.repeat(np.arange(n), np.diff(leaves.indptr))
-    where = torch.from_numpy(rows * n_clusters + cluster_of_leaf[leaves.indices]).to(device)
-    weight = torch.from_numpy(leaves.data.astype(np.float32)).to(device)
-    proba = torch.zeros(n * n_clusters, device=device).scatter_add_(0, where, weight)
-    return cluster_of_leaf[best_leaf(leaves)], proba.reshape(n, n_clusters).cpu().numpy()
+    proba = np.empty((leaves.shape[0], n_clusters), np.float32)
+    for start in range(0, len(proba), SUMMED):
+        some, part = leaves[start : start + SUMMED], proba[start : start + SUMMED]
+        rows = np.repeat(np.arange(len(part)), np.diff(some.indptr))
+        where = torch.from_numpy(rows * n_clusters + cluster_of_leaf[some.indices]).to(device)
+        weight = torch.from_numpy(some.data.astype(np.float32)).to(device)
+        total = torch.zeros(part.size, device=device).scatter_add_(0, where, weight)
+        part[:] = total.reshape(part.shape).cpu().numpy()
+    return cluster_of_leaf[best_leaf(leaves)], proba
 
 
 def best_leaf(leaves: sp.csr_matrix) -> NDArray[np.int64]:

@@ -131,9 +131,10 @@ def register(
     found: dict[str, tuple[float, Sums, Mixture, Prior, Coefficients, list[dict[str, float]]]] = {}
     for name in starts if design.n_groups > 1 or design.n_smooth else ("none",):
         own_bins = bins if bins is None or rows is None else bins[rows]
-        own_given = given if given is None or rows is None else given[rows]
-        own_given = None if own_given is None else own_given.cpu()
-        first = _start(name, some, design, own_bins, some.as_stored(own_given), rng)
+        known = given if given is None or rows is None else given[rows]
+        if known is not None:
+            known = known.cpu()[torch.from_numpy(some.order)]
+        first = _start(name, some, design, own_bins, known, rng)
         found[name] = _anneal(*first, some, design, fairness, rounds)
         if tell is not None:
             tell(f"start {name}: free energy {found[name][0]:.4f}")
@@ -340,7 +341,7 @@ def registered(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Registered positions z − E[displacement], likeliest components, and log-likelihoods.
 
-    All in the order of the rows of `cells.z`, shapes (n_cells, n_dims), (n_cells,) and (n_cells,).
+    All in the order of the cells, shapes (n_cells, n_dims), (n_cells,) and (n_cells,).
 
     Parameters
     ----------
@@ -354,14 +355,15 @@ def registered(
     log_shares = mixture.log_shares(fairness)
     position, likelihood = torch.empty_like(cells.z), torch.empty_like(cells.z[:, 0])
     component = torch.empty(len(cells.z), dtype=torch.int64, device=cells.z.device)
+    place = torch.from_numpy(cells.order).to(cells.z.device)
     for group, rows in cells.chunks(mixture.n_components):
-        z, smooth = cells.z[rows], cells.smooth[rows]
-        r, likelihood[rows] = responsibilities(mixture.log_joint(group, z, smooth, log_shares))
-        position[rows] = z - mixture.displacement(group, r, smooth)
+        z, smooth, there = cells.z[rows], cells.smooth[rows], place[rows]
+        r, likelihood[there] = responsibilities(mixture.log_joint(group, z, smooth, log_shares))
+        found = z - mixture.displacement(group, r, smooth)
         if own is not None:
             again = r * (own[group] / (1 - own[group]))
-            position[rows] += again.sum(1, keepdim=True) * position[rows] - again @ mixture.means
-        component[rows] = r.argmax(1)
+            found += again.sum(1, keepdim=True) * found - again @ mixture.means
+        position[there], component[there] = found, r.argmax(1)
     return position, component, likelihood
 
 

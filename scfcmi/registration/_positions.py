@@ -92,6 +92,13 @@ class Positions:
         """Group of each row of `z`, shape (n_cells,)."""
         return np.repeat(np.arange(len(self.edges) - 1), np.diff(self.edges))
 
+    @property
+    def order(self) -> NDArray[np.int64]:
+        """Cell that each row of `z` is, shape (n_cells,)."""
+        order = np.empty(len(self.slot), np.int64)
+        order[self.slot] = np.arange(len(self.slot))
+        return order
+
     def take(self, cells: NDArray[np.int64]) -> Positions:
         """Some of the cells, in this order; groups stay, also those that none of them has."""
         slots = self.slot[cells]
@@ -116,18 +123,6 @@ class Positions:
         if world_size() == 1:
             return self
         return self.rows(np.arange(dist.get_rank(), self.n_cells, dist.get_world_size()))
-
-    def as_stored(self, rows: Tensor | None) -> Tensor | None:
-        """Bring rows that are in the order of the cells into the order of `z`."""
-        if rows is None:
-            return None
-        back = torch.empty(len(rows), dtype=torch.int64, device=rows.device)
-        back[torch.from_numpy(self.slot).to(rows.device)] = torch.arange(len(rows), device=rows.device)
-        return rows[back]
-
-    def in_order(self, rows: Tensor) -> Tensor:
-        """Bring rows that are in the order of `z` into the order of the cells."""
-        return rows[torch.from_numpy(self.slot).to(rows.device)]
 
     def chunks(self, n_columns: int) -> Iterator[tuple[int, slice]]:
         """Walk through the rows, group by group, so many at a time that tables of `n_columns` fit."""

@@ -27,7 +27,7 @@ def look_at(x: np.ndarray, n_comps: int = 10, *, seed: int = 0) -> tuple[Tree, L
     front = Front.fit(x, codes, n_comps, standardize=False, height=0.7)
     cells = Positions.of(front.transform(x), codes, 2)
     fit = register(cells, design, random_state=seed)
-    position, component, _ = (cells.in_order(part) for part in registered(fit.mixture, cells, 0.0))
+    position, component, _ = registered(fit.mixture, cells, 0.0)
     chosen = Landmarks(x, codes, np.empty((n, 0)), design, 0.0, False, 0.7, seed)
     return find_communities(chosen, front, fit.mixture, position, component)
 

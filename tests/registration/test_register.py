@@ -24,7 +24,7 @@ from scfcmi.source import read_continuous, read_groups
 def position_of(cells: Positions, design: Design, **options: Any) -> np.ndarray:
     """Registered positions, in the order of the cells."""
     fit = register(cells, design, **options)
-    return cells.in_order(registered(fit.mixture, cells, fit.fairness)[0]).numpy()
+    return registered(fit.mixture, cells, fit.fairness)[0].numpy()
 
 
 def error(position: np.ndarray, truth: np.ndarray, types: np.ndarray | None = None) -> float:
@@ -90,7 +90,7 @@ def test_groups_of_three_cells_are_hardly_moved_on_their_own(simulate: Any) -> N
     design = Design(np.array([[0], [1]]), data.design.knots)
     cells = Positions.of(torch.from_numpy(data.z), codes, 2)
     fit = register(cells, design)
-    position = cells.in_order(registered(fit.mixture, cells, 0.0)[0]).numpy()
+    position = registered(fit.mixture, cells, 0.0)[0].numpy()
     moved = np.linalg.norm(position - data.z, axis=1)[:3]
     # Three cells scatter around their type by √(d / 3) standard deviations.
     assert moved.max() < np.sqrt(5)
@@ -110,7 +110,7 @@ def test_two_crossed_attributes_are_taken_apart() -> None:
     design = Design.of(groups, read_continuous(None, n))
     cells = Positions.of(torch.from_numpy(truth + of_a[a] + of_b[b]), groups.codes, groups.n)
     fit = register(cells, design)
-    position = cells.in_order(registered(fit.mixture, cells, 0.0)[0]).numpy()
+    position = registered(fit.mixture, cells, 0.0)[0].numpy()
     assert error(position, truth) < 0.4
     # Contributions add up: the difference between levels of one attribute is the same at each level of the other.
     moves = fit.mixture.moves.numpy()
@@ -201,7 +201,7 @@ def test_groups_are_not_taken_for_types(simulate: Any, seed: int) -> None:
     """One type in groups that lie farther apart than it is wide: components are those of all groups."""
     data = simulate(n=1200, n_types=1, n_dims=8, n_groups=4, shift=2.0, seed=seed)
     fit = register(data.cells, data.design)
-    position = data.cells.in_order(registered(fit.mixture, data.cells, 0.0, fit.own)[0]).numpy()
+    position = registered(fit.mixture, data.cells, 0.0, fit.own)[0].numpy()
     assert fit.history["i_gc"][-1] < 0.4 * np.log(4)
     assert error(position, data.truth) < 0.5
 
@@ -220,7 +220,7 @@ def test_cells_that_no_sketch_has_get_components(simulate: Any, monkeypatch: pyt
     rare = np.arange(12) * 250
     data.z[rare] = data.z[rare].mean(0) + 40 + 0.5 * np.random.default_rng(0).normal(size=(12, 5))
     fit = register(data.cells, data.design)
-    position, component, _ = (data.cells.in_order(part).numpy() for part in registered(fit.mixture, data.cells, 0.0))
+    position, component, _ = (part.numpy() for part in registered(fit.mixture, data.cells, 0.0))
     others = np.setdiff1d(np.arange(3000), rare)
     assert not set(component[rare]) & set(component[others])
     assert np.isfinite(position).all()
@@ -231,7 +231,7 @@ def test_unknown_group_counts_by_how_likely_it_is(simulate: Any) -> None:
     cells = data.cells
     fit = register(cells, data.design)
     smooth = torch.zeros((900, 0), dtype=torch.float64)
-    known = cells.in_order(registered(fit.mixture, cells, 0.0)[0]).numpy()
+    known = registered(fit.mixture, cells, 0.0)[0].numpy()
     unknown = registered_without_group(fit.mixture, torch.from_numpy(data.z), smooth, 0.0)[0].numpy()
     # Groups lie far apart, so that a cell's position tells its group.
     assert error(unknown, known) < 0.2
@@ -289,15 +289,15 @@ class TestPositions:
         z, codes = rng.normal(size=(50, 3)), rng.integers(0, 4, 50)
         cells = Positions.of(z, codes, 5)
         assert (np.diff(cells.codes) >= 0).all()
-        np.testing.assert_array_equal(cells.in_order(cells.z).numpy(), z)
-        np.testing.assert_array_equal(cells.as_stored(torch.from_numpy(z)).numpy(), cells.z.numpy())
+        np.testing.assert_array_equal(cells.z.numpy(), z[cells.order])
+        np.testing.assert_array_equal(cells.z[torch.from_numpy(cells.slot)].numpy(), z)
         np.testing.assert_array_equal(cells.codes[cells.slot], codes)
 
     def test_some_cells(self) -> None:
         rng = np.random.default_rng(0)
         z, codes = rng.normal(size=(50, 3)), rng.integers(0, 4, 50)
         some = Positions.of(z, codes, 4).take(index := np.array([30, 2, 2, 49]))
-        np.testing.assert_array_equal(some.in_order(some.z).numpy(), z[index])
+        np.testing.assert_array_equal(some.z.numpy(), z[index][some.order])
         assert len(some.edges) == 5
 
     def test_in_pieces(self) -> None:
