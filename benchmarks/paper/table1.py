@@ -21,14 +21,13 @@ METHODS = ("FCMI", "transcription", "k-means on pixels", "autoencoder + k-means"
 
 
 def main() -> None:
-    parser = images.arguments(__doc__)
+    parser = images.arguments(__doc__, resumable=True)
     parser.add_argument("--baseline-seeds", type=int, default=1, help="of how many seeds the baselines are run")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
-    parser.add_argument("--resume", action="store_true", help="keep the rows that are there")
     given = images.parsed(parser)
     x, groups, truth = images.load(given.set, given.data, given.rows)
     path = given.out / f"paper_table1_{given.set}.csv"
-    rows = pd.read_csv(path).to_dict("records") if given.resume and path.exists() else []
+    rows = images.kept(path, given)
     done = {(row["method"], row["seed"]) for row in rows}
     for seed in given.seeds:
         for method in given.methods:
