@@ -95,7 +95,7 @@ def write(frame: pd.DataFrame, given: Any) -> None:
     lines = [
         "# The published network on cells",
         f"Made by `benchmarks/paper/cells.py`: {given.epochs} epochs of which {given.warmup} warm-up, batches of "
-        f"{given.batch}, seeds {sorted(frame['seed'].unique().tolist())}; {images.machine(given.device)}. The curated "
+        f"{given.batch}, {images.seeds(frame)}; {images.machine(given.device)}. The curated "
         "number of types is given.",
     ]
     if frame["data"].nunique() > 1:

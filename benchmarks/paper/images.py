@@ -158,6 +158,10 @@ def size(x: NDArray, given: argparse.Namespace) -> str:
     return f"{len(x):,} images, {given.epochs} epochs of which {given.warmup} warm-up, batches of {given.batch}"
 
 
+def seeds(frame: pd.DataFrame) -> str:
+    return "seeds " + ", ".join(map(str, sorted(frame["seed"].unique())))
+
+
 def table(frame: pd.DataFrame, by: str, columns: Sequence[str], digits: int = 3) -> str:
     """Means over seeds and their spread, in Markdown."""
     lines = ["| " + " | ".join([by, "seeds", *columns]) + " |", "| --- |" + " ---: |" * (1 + len(columns))]

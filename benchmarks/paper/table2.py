@@ -65,7 +65,7 @@ def write(frame: pd.DataFrame, given: argparse.Namespace, size: str) -> None:
     command = "benchmarks/paper/table2.py" + (" --effect" if given.effect else "")
     lines = [
         f"# {title}: {given.set}, {size.split(',')[0]}",
-        f"Made by `{command}`: {size}; {images.machine(given.device)}. Means over seeds, "
+        f"Made by `{command}`: {size}, {images.seeds(frame)}; {images.machine(given.device)}. Means over seeds, "
         "smallest and largest in brackets; the last three columns are terms of the loss in the last epoch.",
         images.table(frame, "variant", [*images.SCORES, *TERMS]),
     ]
