@@ -59,9 +59,9 @@ def write(frame: pd.DataFrame, given: argparse.Namespace, size: str) -> None:
     published = " ".join(f"{n} {v:.3f}" for n, v in zip(images.SCORES, images.PAPER[given.set], strict=True))
     lines = [
         f"# Table 1 of the paper: {given.set}",
-        f"Made by `benchmarks/paper/table1.py`: {size}, {images.seeds(frame)}; {images.machine(given.device)}. Means over "
-        "seeds, smallest and largest in brackets; `seconds` are those of one epoch. Published, all images and 300 epochs: "
-        f"{published}.",
+        f"Made by `benchmarks/paper/table1.py`: {size}, {images.seeds(frame)}; {images.machine(given.device)}. Means "
+        "over seeds, smallest and largest in brackets; `seconds` are those of one epoch. Published, all images and 300 "
+        f"epochs: {published}.",
         images.table(frame, "method", [*images.SCORES, "seconds"]),
     ]
     out.with_suffix(".md").write_text("\n\n".join(lines) + "\n")
