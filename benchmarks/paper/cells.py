@@ -88,6 +88,7 @@ def main() -> None:
                 rows.append(row | {c: scores[c] for c in COLUMNS})
                 print(rows[-1], flush=True)
                 write(pd.DataFrame(rows), given)
+    write(pd.DataFrame(rows), given)
 
 
 def write(frame: pd.DataFrame, given: Any) -> None:
@@ -100,7 +101,7 @@ def write(frame: pd.DataFrame, given: Any) -> None:
     ]
     if frame["data"].nunique() > 1:
         means = frame.groupby(["variant", "data"], sort=False)[COLUMNS].mean().reset_index()
-        lines += ["## Means over data sets", images.table(means, "variant", COLUMNS)]
+        lines += ["## Means over data sets", images.table(means, "variant", COLUMNS, over="sets")]
     for name, part in frame.groupby("data", sort=False):
         lines += [f"## {name}: {part['size'].iloc[0]}", images.table(part, "variant", COLUMNS)]
     (given.out / "paper_cells.md").write_text("\n\n".join(lines) + "\n")

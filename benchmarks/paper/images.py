@@ -162,9 +162,9 @@ def seeds(frame: pd.DataFrame) -> str:
     return "seeds " + ", ".join(map(str, sorted(frame["seed"].unique())))
 
 
-def table(frame: pd.DataFrame, by: str, columns: Sequence[str], digits: int = 3) -> str:
+def table(frame: pd.DataFrame, by: str, columns: Sequence[str], digits: int = 3, over: str = "seeds") -> str:
     """Means over seeds and their spread, in Markdown."""
-    lines = ["| " + " | ".join([by, "seeds", *columns]) + " |", "| --- |" + " ---: |" * (1 + len(columns))]
+    lines = ["| " + " | ".join([by, over, *columns]) + " |", "| --- |" + " ---: |" * (1 + len(columns))]
     for name, part in frame.groupby(by, sort=False):
         cells = []
         for column in columns:
