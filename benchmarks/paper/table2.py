@@ -44,6 +44,7 @@ def main() -> None:
             last = {name: found.history[name][-1] for name in TERMS}
             rows.append({"variant": variant, "seed": seed, **images.score(labels, groups, truth), **last})
             print(rows[-1], flush=True)
+            rows.sort(key=lambda row: (list(variants).index(row["variant"]), row["seed"]))
             write(pd.DataFrame(rows), given, images.size(x, given))
 
 
@@ -64,7 +65,7 @@ def write(frame: pd.DataFrame, given: argparse.Namespace, size: str) -> None:
     title = "The effect of α, β and τ" if given.effect else "Table 2 of the paper"
     command = "benchmarks/paper/table2.py" + (" --effect" if given.effect else "")
     lines = [
-        f"# {title}: {given.set}, {size.split(',')[0]}",
+        f"# {title}: {given.set}, {size.split(' images')[0]} images",
         f"Made by `{command}`: {size}, {images.seeds(frame)}; {images.machine(given.device)}. Means over seeds, "
         "smallest and largest in brackets; the last three columns are terms of the loss in the last epoch.",
         images.table(frame, "variant", [*images.SCORES, *TERMS]),
