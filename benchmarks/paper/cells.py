@@ -3,7 +3,8 @@
     python benchmarks/paper/cells.py [--folder DIR] [--n-sets 6] [--epochs 300] [--seeds 0] [--device auto]
 
 On the smallest sets of a folder of `.h5ad` files with `obs["batch"]` and curated `obs["cell_type"]`, with the curated
-number of types. Writes `paper_cells.md` and `.csv`, after every run.
+number of types; the first row has the curated types themselves. Writes `paper_cells.md` and `.csv`, after every run;
+with `--resume`, runs that are there already are kept.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from scfcmi.published import NetworkOptions, fit_published
 from scfcmi.source import as_source, read_groups
 
 COLUMNS = ["nmi", "ari", "mnce", "f_beta", "conditional_fairness"]
-
+CURATED, DEFAULT = "the curated types", "default of scfcmi"
 
 # Larger values are no logarithms of counts.
 MAX_LOG = 20
@@ -41,7 +42,8 @@ def read(path: Path) -> ad.AnnData:
 
 def published(adata: ad.AnnData, n_types: int, seed: int, given: Any, changes: dict[str, Any]) -> np.ndarray:
     source = as_source(adata.X)
-    options = NetworkOptions(max_epochs=given.epochs, warmup_epochs=given.warmup, **changes)
+    schedule = {"max_epochs": given.epochs, "warmup_epochs": given.warmup, "batch_size": given.batch}
+    options = NetworkOptions(**schedule, **changes)
     groups = read_groups(adata.obs["batch"], "batch")
     device = images.resolve_device(given.device)
     found = fit_published(source, groups, n_types, options, random_state=seed, device=device, progress_bar=False)
@@ -58,41 +60,50 @@ def default(adata: ad.AnnData, n_types: int, seed: int, given: Any) -> np.ndarra
 
 
 def main() -> None:
-    parser = images.arguments(__doc__, None)
+    parser = images.arguments(__doc__, None, resumable=True)
     parser.add_argument("--folder", type=Path, default=images.ROOT.parent / "shared" / "data")
     parser.add_argument("--n-sets", type=int, default=6)
     parser.add_argument("--no-default", action="store_true")
     given = images.parsed(parser)
     files = sorted(given.folder.glob("*.h5ad"))
     smallest = sorted(files, key=lambda path: ad.read_h5ad(path, backed="r").n_obs)[: given.n_sets]
-    rows: list[dict[str, object]] = []
+    rows = images.kept(given.out / "paper_cells.csv", given)
+    done = {(row["data"], row["variant"], row["seed"]) for row in rows}
     for path in smallest[: 1 if given.quick else None]:
         adata, name = read(path), path.stem
         truth, batch = adata.obs["cell_type"], adata.obs["batch"]
+        size = f"{adata.n_obs:,} cells, {batch.nunique()} batches, {truth.nunique()} types"
         for seed in given.seeds:
-            for variant in [*images.VARIANTS, *([] if given.no_default else ["default of scfcmi"])]:
-                if variant in images.VARIANTS:
-                    labels = published(adata, truth.nunique(), seed, given, images.VARIANTS[variant])
-                else:
+            for variant in [CURATED, *images.VARIANTS, *([] if given.no_default else [DEFAULT])]:
+                if (name, variant, seed) in done:
+                    continue
+                if variant == CURATED:
+                    labels = truth.to_numpy(str)
+                elif variant == DEFAULT:
                     labels = default(adata, truth.nunique(), seed, given)
+                else:
+                    labels = published(adata, truth.nunique(), seed, given, images.VARIANTS[variant])
                 scores = scfcmi.metrics.clustering_scores(labels, batch, truth)
-                rows.append({"data": name, "variant": variant, "seed": seed, **{c: scores[c] for c in COLUMNS}})
+                row = {"data": name, "size": size, "variant": variant, "seed": seed}
+                rows.append(row | {c: scores[c] for c in COLUMNS})
                 print(rows[-1], flush=True)
                 write(pd.DataFrame(rows), given)
+    write(pd.DataFrame(rows), given)
 
 
 def write(frame: pd.DataFrame, given: Any) -> None:
     frame.to_csv(given.out / "paper_cells.csv", index=False)
     lines = [
         "# The published network on cells",
-        f"Made by `benchmarks/paper/cells.py`: {given.epochs} epochs of which {given.warmup} warm-up, seeds "
-        f"{given.seeds}, {images.machine(given.device)}; the curated number of types.",
+        f"Made by `benchmarks/paper/cells.py`: {given.epochs} epochs of which {given.warmup} warm-up, batches of "
+        f"{given.batch}, {images.seeds(frame)}; {images.machine(given.device)}. The curated "
+        "number of types is given.",
     ]
     if frame["data"].nunique() > 1:
         means = frame.groupby(["variant", "data"], sort=False)[COLUMNS].mean().reset_index()
-        lines += ["## Means over data sets", images.table(means, "variant", COLUMNS)]
+        lines += ["## Means over data sets", images.table(means, "variant", COLUMNS, over="sets")]
     for name, part in frame.groupby("data", sort=False):
-        lines += [f"## {name}", images.table(part, "variant", COLUMNS)]
+        lines += [f"## {name}: {part['size'].iloc[0]}", images.table(part, "variant", COLUMNS)]
     (given.out / "paper_cells.md").write_text("\n\n".join(lines) + "\n")
 
 

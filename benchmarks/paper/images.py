@@ -71,7 +71,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-def arguments(description: str | None, name: str | None = "mnist-usps") -> argparse.ArgumentParser:
+def arguments(
+    description: str | None, name: str | None = "mnist-usps", *, resumable: bool = False
+) -> argparse.ArgumentParser:
     """Options that all commands have; `--rows` and `--epochs` make them small, `--quick` very small."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     if name is not None:
@@ -79,9 +81,12 @@ def arguments(description: str | None, name: str | None = "mnist-usps") -> argpa
         parser.add_argument("--data", type=Path, default=DATA, help="npz file with X, group and label")
         parser.add_argument("--rows", type=int, help="images, drawn at random; all when absent")
     parser.add_argument("--epochs", type=int, default=300)
+    parser.add_argument("--batch", type=int, default=512, help="smaller ones make more steps of few images")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, default=1, help="of the CPU")
+    if resumable:
+        parser.add_argument("--resume", action="store_true", help="keep rows that are there, made with equal options")
     parser.add_argument("--quick", action="store_true", help="to see that the command works: few images and epochs")
     parser.add_argument("--out", type=Path, default=RESULTS)
     return parser
@@ -97,6 +102,11 @@ def parsed(parser: argparse.ArgumentParser) -> argparse.Namespace:
     return found
 
 
+def kept(path: Path, given: argparse.Namespace) -> list[dict[str, Any]]:
+    """Rows that an earlier call wrote, where they are to be kept."""
+    return pd.read_csv(path).to_dict("records") if given.resume and path.exists() else []
+
+
 def clock(device: str) -> float:
     """Processor time on the CPU, which others on the machine do not lengthen; else time that passes."""
     return time.process_time() if device == "cpu" else time.perf_counter()
@@ -106,7 +116,8 @@ def fit(
     x: NDArray[np.float32], groups: Groups, seed: int, given: argparse.Namespace, **changes: Any
 ) -> tuple[PublishedFit, NDArray[np.int64], float]:
     """The package's fit, its labels, and seconds of an epoch."""
-    chosen = options(seed, groups.n, max_epochs=given.epochs, warmup_epochs=given.warmup, **changes)
+    schedule = {"max_epochs": given.epochs, "warmup_epochs": given.warmup, "batch_size": given.batch}
+    chosen = options(seed, groups.n, **schedule, **changes)
     device = resolve_device(given.device)
     start = clock(device)
     found = fit_published(as_source(x), groups, N_CLASSES, chosen, random_state=seed, device=device, progress_bar=False)
@@ -122,7 +133,8 @@ def transcription(
     net = image_net(groups.n, seed).to(device)
     rows, codes = torch.from_numpy(x).to(device), torch.from_numpy(groups.codes).to(device)
     start = clock(device)
-    labels = train(net, rows, codes, N_CLASSES, seed=seed, epochs=given.epochs, warmup=given.warmup)
+    schedule = {"epochs": given.epochs, "warmup": given.warmup, "batch": given.batch}
+    labels = train(net, rows, codes, N_CLASSES, seed=seed, **schedule)
     return labels, (clock(device) - start) / given.epochs
 
 
@@ -143,12 +155,16 @@ def machine(device: str) -> str:
 
 
 def size(x: NDArray, given: argparse.Namespace) -> str:
-    return f"{len(x):,} images, {given.epochs} epochs of which {given.warmup} warm-up"
+    return f"{len(x):,} images, {given.epochs} epochs of which {given.warmup} warm-up, batches of {given.batch}"
 
 
-def table(frame: pd.DataFrame, by: str, columns: Sequence[str], digits: int = 3) -> str:
+def seeds(frame: pd.DataFrame) -> str:
+    return "seeds " + ", ".join(map(str, sorted(frame["seed"].unique())))
+
+
+def table(frame: pd.DataFrame, by: str, columns: Sequence[str], digits: int = 3, over: str = "seeds") -> str:
     """Means over seeds and their spread, in Markdown."""
-    lines = ["| " + " | ".join([by, "seeds", *columns]) + " |", "| --- |" + " ---: |" * (1 + len(columns))]
+    lines = ["| " + " | ".join([by, over, *columns]) + " |", "| --- |" + " ---: |" * (1 + len(columns))]
     for name, part in frame.groupby(by, sort=False):
         cells = []
         for column in columns:

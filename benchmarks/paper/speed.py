@@ -39,8 +39,8 @@ def seconds_of(run: Callable[[int], object], epochs: int, device: str) -> list[f
     return taken
 
 
-def limit(n_input: int, n_groups: int, device: str) -> float:
-    """Least milliseconds of a step of 512 cells for vectors, by operations or by bytes."""
+def limit(n_input: int, n_groups: int, batch: int, device: str) -> float:
+    """Least milliseconds of a step for vectors, by operations or by bytes."""
     a, b = torch.randn(8192, 8192, device=device), torch.randn(2**28, device=device)
     c = torch.empty_like(b)
     rates = []
@@ -56,8 +56,8 @@ def limit(n_input: int, n_groups: int, device: str) -> float:
     net = VectorNet(n_input, n_groups, K)
     weights = sum(p.numel() for p in net.parameters())
     used = weights - sum(p.numel() for branch in net.branches[1:] for p in branch.parameters())
-    activations = 512 * (n_input + 2 * (1024 + 1024 + 512 + 256))
-    return 1000 * max(6 * 512 * used / rates[0], 4 * (10 * weights + 4 * activations) / rates[1])
+    activations = batch * (n_input + 2 * (1024 + 1024 + 512 + 256))
+    return 1000 * max(6 * batch * used / rates[0], 4 * (10 * weights + 4 * activations) / rates[1])
 
 
 def main() -> None:
@@ -87,12 +87,12 @@ def main() -> None:
     for name, (data, groups, net, options) in jobs.items():
 
         def ours(n: int, data: Any = data, groups: Groups = groups, options: Any = options) -> None:
-            chosen = options(0, max_epochs=n, warmup_epochs=0)
+            chosen = options(0, max_epochs=n, warmup_epochs=0, batch_size=given.batch)
             fit_published(as_source(data), groups, K, chosen, random_state=0, device=device, progress_bar=False)
 
         def theirs(n: int, data: Any = data, groups: Groups = groups, net: Any = net) -> None:
             tensors = torch.from_numpy(data).to(device), torch.from_numpy(groups.codes).to(device)
-            train(net(0).to(device), *tensors, K, seed=0, epochs=n, warmup=0)
+            train(net(0).to(device), *tensors, K, seed=0, epochs=n, warmup=0, batch=given.batch)
 
         taken: dict[str, list[list[float]]] = {"scfcmi": [], "transcription": []}
         for _ in range(1 if given.quick else ROUNDS):
@@ -100,11 +100,11 @@ def main() -> None:
                 taken[who].append(seconds_of(run, given.epochs, device))
         # The fastest run of either length: the least difference would be that whose short run was held up.
         best = {who: float(np.diff(np.min(times, axis=0))[0]) / given.epochs for who, times in taken.items()}
-        steps = len(data) // 512
+        steps = len(data) // given.batch
         row: dict[str, Any] = {"job": name, **best, "times faster": best["transcription"] / best["scfcmi"]}
         row["ms per step, with k-means"] = 1000 * best["scfcmi"] / steps
         if device.startswith("cuda") and name.startswith("vectors"):
-            row["limit of a step, ms"] = limit(given.genes, groups.n, device)
+            row["limit of a step, ms"] = limit(given.genes, groups.n, given.batch, device)
         rows.append(row)
         print(row, flush=True)
         frame = pd.DataFrame(rows)

@@ -21,14 +21,13 @@ METHODS = ("FCMI", "transcription", "k-means on pixels", "autoencoder + k-means"
 
 
 def main() -> None:
-    parser = images.arguments(__doc__)
+    parser = images.arguments(__doc__, resumable=True)
     parser.add_argument("--baseline-seeds", type=int, default=1, help="of how many seeds the baselines are run")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
-    parser.add_argument("--resume", action="store_true", help="keep the rows that are there")
     given = images.parsed(parser)
     x, groups, truth = images.load(given.set, given.data, given.rows)
     path = given.out / f"paper_table1_{given.set}.csv"
-    rows = pd.read_csv(path).to_dict("records") if given.resume and path.exists() else []
+    rows = images.kept(path, given)
     done = {(row["method"], row["seed"]) for row in rows}
     for seed in given.seeds:
         for method in given.methods:
@@ -60,8 +59,9 @@ def write(frame: pd.DataFrame, given: argparse.Namespace, size: str) -> None:
     published = " ".join(f"{n} {v:.3f}" for n, v in zip(images.SCORES, images.PAPER[given.set], strict=True))
     lines = [
         f"# Table 1 of the paper: {given.set}",
-        f"Made by `benchmarks/paper/table1.py`: {size}; {images.machine(given.device)}. Means over seeds, smallest and "
-        f"largest in brackets; `seconds` are those of one epoch. Published, all images and 300 epochs: {published}.",
+        f"Made by `benchmarks/paper/table1.py`: {size}, {images.seeds(frame)}; {images.machine(given.device)}. Means "
+        "over seeds, smallest and largest in brackets; `seconds` are those of one epoch. Published, all images and 300 "
+        f"epochs: {published}.",
         images.table(frame, "method", [*images.SCORES, "seconds"]),
     ]
     out.with_suffix(".md").write_text("\n\n".join(lines) + "\n")

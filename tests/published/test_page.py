@@ -19,7 +19,7 @@ def test_the_page_is_right() -> None:
         pytest.skip("not a source checkout")
     names: dict[str, Any] = {}
     cells = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.S)
-    assert len(cells) == 11
+    assert len(cells) == 15
     for cell in cells:
         exec(compile(cell, str(PAGE), "exec"), names)
     assert names["compact"][0] > 2 * names["compact"][0.04]
@@ -28,9 +28,15 @@ def test_the_page_is_right() -> None:
     assert names["fairness"][0.20] > names["fairness"][0] + 0.1
     assert names["same"] > 0.9
     assert names["leakage"][0] < names["leakage"][1] - 0.2
+    fair, unfair = names["within_types"]
+    assert names["everywhere"][0] < names["everywhere"][1] - 0.2 and fair > unfair - 0.1
+    assert names["mirrored"][0] < 0.12 and names["mirrored"][1] > 0.99
+    assert names["misled"][0] == 0 and names["misled"][1] > 0.8
     assert round(names["perfect"], 3) == 0.595
-    spread = names["where"].loc[3]
+    spread, apart, forced = (names[name].loc[3] for name in ("where", "apart", "forced"))
     assert spread.max() < 0.6 * spread.sum()
+    assert apart.max() > 0.9 * apart.sum() and names["apart"][apart.idxmax()].sum() < 1.2 * apart.max()
+    assert names["forced"][forced.idxmax()].sum() > 2 * forced.max()
     assert names["approved"][0] > 0.8 and names["approved"][1] == 0
     assert names["weights"]["multi"] > 20 * names["weights"]["single"]
     assert names["dependence"][0.2] < names["dependence"][0]
