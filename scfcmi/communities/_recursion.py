@@ -200,7 +200,7 @@ def _look(
     )
     graph, inverse_dimension = connectivities(index, distance), local_dimension(distance).cpu().numpy()
     small = small_clusters(graph, landmarks.random_state)
-    points, seed = front.raised(position).double().cpu().numpy(), landmarks.random_state
+    points, seed = front.raised(position).cpu().numpy(), landmarks.random_state
     tree = merge_tree(Links.between(small, graph, inverse_dimension), Valleys(points, small, seed))
     n_branches = tree.n_clusters(1 / strict)
     branch_of_small = tree.cut(n_branches)

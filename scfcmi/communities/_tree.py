@@ -21,8 +21,9 @@ DIMENSION = np.array([1.0, 2.0, 3.0, 4.5, 6.0])
 LOG_LINK = np.log([0.00012, 0.0155, 0.033, 0.046, 0.053])
 EXPONENT = np.array([1.5, 0.55, 0.4, 0.27, 0.25])
 LARGEST_LINK = 0.2
-# Beyond this link two clusters are one, whatever lies between them.
-CERTAIN = 2.5
+# From the one link on two clusters are one, whatever lies between them; below the other it is looked at for the strongest
+# link of a cluster alone.
+CERTAIN, LEAST = 1.5, 0.05
 # A valley of this depth says neither that clusters are apart nor that they are one; from the second on there is none.
 UNDECIDED, NO_VALLEY, DEEPEST = 0.5, 0.8, 0.05
 
@@ -54,17 +55,6 @@ class Tree:
     def n_leaves(self) -> int:
         """Number of leaves."""
         return len(self.merges) + 1
-
-    def with_links(self, link: NDArray[np.float64]) -> Tree:
-        """The same branches with other links, shape (n_leaves − 1,), in the order of these."""
-        n, link = self.n_leaves, link.copy()
-        for step, children in enumerate(self.merges):
-            # What holds parts that are farther apart is no closer than they are.
-            link[step] = min([link[step], *(link[child - n] for child in children if child >= n)])
-        order = np.argsort(-link, kind="stable")
-        number = np.arange(2 * n - 1)
-        number[n + order] = n + np.arange(n - 1)
-        return Tree(number[self.merges[order]], link[order])
 
     def fault(self) -> str | None:
         """What is wrong with a tree that was read from somewhere; nothing if it can be cut."""
@@ -187,11 +177,17 @@ def merge_tree(links: Links, valley: Callable[[list[int], list[int]], float] | N
     n = len(links.count)
     link = links.of(np.arange(n))
     node, alive = np.arange(n), np.ones(n, bool)
-    measured = ~np.isnan(links.known)
-    merges, strength, elsewhere = [], [], []
+    members: list[list[int]] = [[leaf] for leaf in range(n)]
+    final = ~np.isnan(links.known) if valley is not None else np.ones((n, n), bool)
+
+    def look(i: int, j: int) -> None:
+        if valley is not None and not final[i, j]:
+            link[i, j] = link[j, i] = weighed(link[i, j], valley(members[i], members[j]))
+            final[i, j] = final[j, i] = True
+
+    merges, strength = [], []
     for step in range(n - 1):
-        flat = int(link.argmax())
-        i, j = divmod(flat, n)
+        i, j = _strongest(link, final, look)
         if link[i, j] < THRESHOLD:
             share = np.maximum(links.table.sum(axis=1), 1e-300)
             favoured = np.where(link >= 0, np.maximum(link, 1e-9) * np.minimum.outer(share, share) ** -SIZE, -1)
@@ -199,22 +195,35 @@ def merge_tree(links: Links, valley: Callable[[list[int], list[int]], float] | N
         i, j = min(i, j), max(i, j)
         merges.append((node[i], node[j]))
         strength.append(link[i, j])
-        elsewhere.append(measured[i, j])
         links.join(i, j)
-        measured[i] = measured[:, i] = measured[i] | measured[j]
+        members[i] = members[i] + members[j]
         node[i], alive[j] = n + step, False
         link[j] = link[:, j] = -1
         row = np.where(alive, links.of(np.array([i]))[0], -1)
         link[i] = link[:, i] = row
+        if valley is not None:
+            final[i] = final[:, i] = ~np.isnan(links.known[i])
     # What is joined although it was linked less than what came later is no more apart than that.
     found = np.maximum.accumulate(np.array(strength)[::-1])[::-1] if strength else np.empty(0)
-    tree = Tree(np.array(merges, np.int64).reshape(-1, 2), found)
-    if valley is None:
-        return tree
-    members: list[list[int]] = [[leaf] for leaf in range(n)]
-    weaker = found.copy()
-    for step, (i, j) in enumerate(tree.merges.tolist()):
-        if found[step] < CERTAIN and not elsewhere[step]:
-            weaker[step] = weighed(found[step], valley(members[i], members[j]))
-        members.append(members[i] + members[j])
-    return tree.with_links(weaker)
+    return Tree(np.array(merges, np.int64).reshape(-1, 2), found)
+
+
+def _strongest(
+    link: NDArray[np.float64], final: NDArray[np.bool_], look: Callable[[int, int], None]
+) -> tuple[int, int]:
+    """The pair that is linked most, once valleys are looked at: of those that could be it, and of no others."""
+    n = len(link)
+    while True:
+        i, j = divmod(int(link.argmax()), n)
+        if link[i, j] < THRESHOLD:
+            # Weak links as well are those of one cluster where there is no valley.
+            weak = ~final & ((link >= LEAST) | ((link == link.max(axis=1, keepdims=True)) & (link >= 0)))
+            pairs = np.argwhere(np.triu(weak | weak.T, 1))
+            if not len(pairs):
+                return i, j
+            for a, b in pairs.tolist():
+                look(a, b)
+        elif link[i, j] >= CERTAIN or final[i, j]:
+            return i, j
+        else:
+            look(i, j)

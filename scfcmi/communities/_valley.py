@@ -12,7 +12,7 @@ from scipy.ndimage import gaussian_filter1d
 
 from ._tree import UNDECIDED
 
-# Cells of a cluster that are looked at, and the fewest that tell something.
+# Cells of a cluster that the direction is found from, and the fewest that tell something.
 MOST, FEWEST = 500, 10
 # The direction from one cluster to the other is found without the cells that are measured along it, a part at a time.
 PARTS = 5
@@ -36,7 +36,7 @@ class Valleys:
         Seed.
     """
 
-    points: NDArray[np.float64]
+    points: NDArray[np.floating]
     small: NDArray[np.int64]
     random_state: int
 
@@ -67,35 +67,35 @@ def valley(first: NDArray[np.floating], second: NDArray[np.floating], rng: np.ra
     rng
         Source of randomness.
     """
-    sides = [
-        side if len(side) <= MOST else side[rng.choice(len(side), MOST, replace=False)] for side in (first, second)
-    ]
-    weight = np.repeat([len(first) / len(sides[0]), len(second) / len(sides[1])], [len(side) for side in sides])
-    part = np.concatenate([rng.permutation(len(side)) % PARTS for side in sides])
-    upper = np.repeat([False, True], [len(side) for side in sides])
-    points = np.vstack(sides).astype(np.float64)
+    points, upper = np.vstack([first, second]), np.repeat([False, True], [len(first), len(second)])
+    part = np.concatenate([rng.permutation(len(side)) % PARTS for side in (first, second)])
     along = np.empty(len(points))
     for own in range(PARTS):
-        low, high = (points[(part != own) & (upper == side)] for side in (False, True))
+        low, high = (_some(points, np.flatnonzero((part != own) & (upper == side)), rng) for side in (False, True))
         between = high.mean(0) - low.mean(0)
         spread = (low - low.mean(0)).T @ (low - low.mean(0)) + (high - high.mean(0)).T @ (high - high.mean(0))
         spread[np.diag_indices(len(spread))] += RIDGE * np.trace(spread) / len(spread) + 1e-12
         direction = np.linalg.solve(spread, between)
         # The means of the cells that the direction was found from are at 0 and 1.
         length = max(float(between @ direction), 1e-300)
-        along[part == own] = (points[part == own] - low.mean(0)) @ direction / length
-    return _lowest(along, upper, weight)
+        along[part == own] = (points[part == own] @ direction - low.mean(0) @ direction) / length
+    return _lowest(along, upper)
 
 
-def _lowest(along: NDArray[np.float64], upper: NDArray[np.bool_], weight: NDArray[np.float64]) -> float:
+def _some(points: NDArray[np.floating], rows: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.float64]:
+    kept = rows if len(rows) <= MOST else rng.choice(rows, MOST, replace=False)
+    return points[kept].astype(np.float64)
+
+
+def _lowest(along: NDArray[np.float64], upper: NDArray[np.bool_]) -> float:
     low, high = along[~upper], along[upper]
     start, stop = np.median(low), np.median(high)
     width = 1.06 * min(low.std(), high.std()) * min(len(low), len(high)) ** -0.2  # Silverman's rule
     if stop <= start or width <= 0:
         return float(stop <= start)
     first, last = along.min() - 3 * width, along.max() + 3 * width
-    count, edges = np.histogram(along, GRID, (first, last), weights=weight)
-    density = gaussian_filter1d(count, width / (edges[1] - edges[0]), mode="constant")
+    count, edges = np.histogram(along, GRID, (first, last))
+    density = gaussian_filter1d(count.astype(np.float64), width / (edges[1] - edges[0]), mode="constant")
     middle = (edges[1:] + edges[:-1]) / 2
     between = np.flatnonzero((middle >= start) & (middle <= stop))
     if not len(between):

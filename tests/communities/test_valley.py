@@ -6,7 +6,7 @@ import scanpy as sc
 from sklearn.cluster import KMeans
 
 import scfcmi
-from scfcmi.communities._tree import NO_VALLEY, UNDECIDED, Links, Tree, merge_tree, weighed
+from scfcmi.communities._tree import NO_VALLEY, UNDECIDED, Links, merge_tree, weighed
 from scfcmi.communities._valley import MOST, Valleys, valley
 
 
@@ -51,15 +51,14 @@ def test_the_deeper_the_valley_the_weaker_the_link() -> None:
     assert weighed(1.7, 1.0) == 1.7
 
 
-def test_other_links_change_the_order_and_not_the_branches() -> None:
-    tree = Tree(np.array([[0, 1], [2, 3], [4, 5]]), np.array([3.0, 2.0, 1.0]))
-    other = tree.with_links(np.array([0.2, 2.0, 1.0]))
-    np.testing.assert_array_equal(other.merges, [[2, 3], [0, 1], [5, 4]])
-    # The whole is no closer than its parts are.
-    np.testing.assert_allclose(other.link, [2.0, 0.2, 0.2])
-    assert other.fault() is None
-    np.testing.assert_array_equal(other.cut(3), [0, 1, 2, 2])
-    np.testing.assert_array_equal(tree.cut(3), [0, 0, 1, 2])
+def test_parts_on_either_side_of_a_third_are_one_with_it() -> None:
+    """0 and 2 are linked most, but there is a valley between them, and none between either and 1."""
+    table = np.array([[5, 0.1, 0.2], [0.1, 5, 0.1], [0.2, 0.1, 5]])
+    links = Links(table / table.sum(), np.full(3, 100.0), np.full(3, 20.0), np.full((3, 3), np.nan))
+    between_ends = [{0}, {2}]
+    tree = merge_tree(links, lambda first, second: 0.05 if [set(first), set(second)] == between_ends else 1.0)
+    assert set(tree.merges[0]) != {0, 2}
+    assert tree.n_clusters() == 1
 
 
 def test_what_was_measured_elsewhere_is_not_measured_again() -> None:
