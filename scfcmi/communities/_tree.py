@@ -21,8 +21,8 @@ DIMENSION = np.array([1.0, 2.0, 3.0, 4.5, 6.0])
 LOG_LINK = np.log([0.00012, 0.0155, 0.033, 0.046, 0.053])
 EXPONENT = np.array([1.5, 0.55, 0.4, 0.27, 0.25])
 LARGEST_LINK = 0.2
-# From the one link on two clusters are one, whatever lies between them; below the other it is looked at for the strongest
-# link of a cluster alone.
+# From the one link on two clusters are one, whatever lies between them; below the other it is looked at for the
+# strongest link of a cluster alone.
 CERTAIN, LEAST = 1.5, 0.05
 # A valley of this depth says neither that clusters are apart nor that they are one; from the second on there is none.
 UNDECIDED, NO_VALLEY, DEEPEST = 0.5, 0.8, 0.05
