@@ -192,6 +192,9 @@ def umap(
         shown.append(_panel(adata, name, words, values, keys, palette, wanted, legend_loc))
     for end in (vmin, vmax):
         _end(end, np.zeros(1), 0.0)  # refused before there is a figure
+    if adata.n_obs == 0:
+        msg = "adata has no cells: there is nothing to draw."
+        raise ValueError(msg)
     own = given_axes(ax, len(shown))
     if keys.umap not in adata.obsm:
         compute_umap(adata, key)
