@@ -127,7 +127,11 @@ def changed(path: Path, what: Any, **document: Any) -> None:
     [
         (lambda t: t.update(more=torch.zeros(2)), {}, "unknown tensor 'more'"),
         (lambda t: t.update({"exp_avg.0": torch.zeros(3)}), {}, r"tensor 'exp_avg\.0' has the shape \(3,\)"),
-        (lambda t: t.pop(sorted(name for name in t if name.startswith("network."))[0]), {}, "lacks the tensor 'network"),
+        (
+            lambda t: t.pop(sorted(name for name in t if name.startswith("network."))[0]),
+            {},
+            "lacks the tensor 'network",
+        ),
         (lambda t: None, {"version": 99}, "its version is 99"),
     ],
 )

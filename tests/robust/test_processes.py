@@ -24,6 +24,8 @@ import scfcmi
 from scfcmi import cli
 from scfcmi.model import FCMI
 
+from .conftest import next_moment
+
 ROOT = Path(scfcmi.__file__).parents[1]
 pytestmark = [
     pytest.mark.filterwarnings("default"),
@@ -331,7 +333,7 @@ def test_the_command_is_struck_at_every_step(
         if which == signal.SIGINT:
             assert "Traceback" not in (tmp_path / "said").read_text()
         assert is_complete(output) if old or output.exists() else not output.exists()
-        n += 1 + n // 8
+        n = next_moment(n)
     assert struck > 5
     assert is_complete(output)
     assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
