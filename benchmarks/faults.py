@@ -13,6 +13,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -21,6 +22,7 @@ import sys
 import tempfile
 import threading
 import time
+import tracemalloc
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +32,7 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 PATIENCE = 900
 KEYS = ["situation", "release"]
+RELEASES = {"0.1": "0.1", "now": "this release"}
 Told = tuple[bool, str]
 SITUATIONS: dict[str, tuple[str, str, str, Callable[[], Told]]] = {}
 
@@ -127,7 +130,7 @@ def refusal(call: Callable[[], Any]) -> BaseException | None:
 def said(error: BaseException | None) -> str:
     if error is None:
         return "accepted"
-    text = " ".join(str(error).split())
+    text = (str(error).strip().splitlines() or [""])[0]
     return f"{type(error).__name__}: {text[:110]}{'…' if len(text) > 110 else ''}"
 
 
@@ -160,7 +163,9 @@ def command(*arguments: Any) -> Told:
         stdin=subprocess.DEVNULL,
     )
     lines = done.stderr.strip().splitlines() or done.stdout.strip().splitlines() or [""]
-    return "Traceback" not in done.stderr, f"exit {done.returncode}: {lines[-1][:110]}"
+    # Without folders, which are others each time.
+    last = re.sub(r"[^\s'=]*/", "", lines[-1])[:110]
+    return "Traceback" not in done.stderr, f"exit {done.returncode}: {last}"
 
 
 def quick_command() -> list[str]:
@@ -427,7 +432,12 @@ def entries_stand_twice() -> Told:
     adata.X = sparse.csr_matrix(np.log1p(np.random.default_rng(0).poisson(np.expm1(adata.X.toarray()) / 3 + 0.5)))
     again = adata.copy()
     x = adata.X.tocsr()
-    again.X = sparse.csr_matrix((np.repeat(x.data / 2, 2), np.repeat(x.indices, 2), x.indptr * 2), shape=x.shape)
+    # Of every third gene, in two unequal parts.
+    parts = np.where(x.indices % 3 == 0, 0.1, 1.0)[:, None] * [1, 0] + np.where(x.indices % 3 == 0, 0.9, 0.0)[
+        :, None
+    ] * [0, 1]
+    data, indices = (x.data[:, None] * parts).ravel().astype(np.float32), np.repeat(x.indices, 2)
+    again.X = sparse.csr_matrix((data, indices, x.indptr * 2), shape=x.shape)
     for one in (adata, again):
         cluster(one, n_clusters=8, **quick_epochs(20))
     same = agreement(adata.obs["fair_cluster"], again.obs["fair_cluster"])
@@ -897,24 +907,38 @@ def with_document(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     path.write_bytes(raw)
 
 
-@situation(UNTRUSTED, "a small file that names 2,000 groups", "model/test_files.py::test_many_branches_are_not_built")
-def many_groups_claimed() -> Told:
+@situation(
+    UNTRUSTED,
+    "a small file that asks for 400 branches of 50 layers, and has as many tensors without a number",
+    "model/test_files.py::test_many_branches_are_not_built",
+)
+def many_branches_claimed() -> Told:
     from scfcmi.model import FCMI
 
-    path = folder() / "m.safetensors"
+    path, n = folder() / "m.safetensors", 400
     published(*numbers(), epochs=1).save(path)
     FCMI.load(path)
+    names = [f"g{i}" for i in range(n)]
 
     def many(document: dict[str, Any]) -> None:
-        names = [f"g{i}" for i in range(2000)]
         document["levels"] = names
-        document["factors"] = [{**document["factors"][0], "levels": names, "of_group": list(range(2000))}]
+        document["factors"] = [{**document["factors"][0], "levels": names, "of_group": list(range(n))}]
+        for options in (document.get("settings"), document.get("network"), document.get("state", {}).get("options")):
+            if options is not None:
+                options["hidden"] = [1] * 50
+        if "state" in document:
+            document["state"]["n_groups"] = n
 
     with_document(path, many)
+    header, _ = header_of(path)
+    empty = {name: {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for name in names}
+    text = json.dumps({"__metadata__": header["__metadata__"], **empty}).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text)
     size, before, start = path.stat().st_size / 2**20, peak(), time.process_time()
     error = refusal(lambda: FCMI.load(path))
     used, seconds = peak() - before, time.process_time() - start
-    return used < 1.2 * size + 20, f"{size:.2f} MB take {used:.0f} MB and {seconds:.1f} s, then {said(error)[:60]}"
+    words = said(error).partition("usable model file: ")[2]
+    return used < 1.2 * size + 20, f"{size:.2f} MB take {used:.0f} MB and {seconds:.1f} s, then: {words[:60]}"
 
 
 @situation(UNTRUSTED, "200 flipped bits of the numbers", "model/test_files.py::test_any_flipped_bit_is_noticed")
@@ -969,7 +993,7 @@ SAFE = "where code comes from"
 
 @situation(
     SAFE,
-    "`json.py` in the current folder, `devices=2`",
+    "`random.py` in the current folder, `devices=2`",
     "published/test_processes.py::test_a_script_needs_no_guard_and_its_folder_is_not_searched",
 )
 def modules_of_the_current_folder() -> Told:
@@ -978,7 +1002,8 @@ def modules_of_the_current_folder() -> Told:
     safe = [sys.executable, "-P", "-c", PROGRAM.format(here=str(HERE))]
     done = subprocess.run(safe, cwd=where, text=True, capture_output=True, stdin=subprocess.DEVNULL)
     ran = (where / "was-run").exists()
-    return not ran and done.returncode == 0, "it was run by the processes of the fit" if ran else done.stdout.strip()
+    well = done.returncode == 0 and done.stdout.strip() == "240"
+    return well and not ran, "it was run by the processes of the fit" if ran else "as ever" if well else "failed"
 
 
 @situation(
@@ -1051,11 +1076,11 @@ def diagnosis_of_a_sparse_matrix() -> Told:
     adata = cells(3000, 60)
     x = sparse.random(3000, 19_940, 0.002, format="csr", dtype="float32", random_state=0)
     wide = ad.AnnData(sparse.hstack([adata.X, x]).tocsr(), obs=adata.obs)
-    wide.var["some"] = [True] * 60 + [False] * 19_940
-    cluster(wide, mask_var="some")
-    before = peak()
+    cluster(wide)
+    tracemalloc.start()
     sf.tl.diagnose(wide)
-    used, held = peak() - before, (wide.X.data.nbytes + wide.X.indices.nbytes) / 2**20
+    used = tracemalloc.get_traced_memory()[1] / 2**20
+    held = (wide.X.data.nbytes + wide.X.indices.nbytes) / 2**20
     return used < 200, f"{held:.0f} MB of entries take {used:.0f} MB more"
 
 
@@ -1101,7 +1126,8 @@ import sys; sys.path.insert(0, {here!r})
 import multiprocessing
 from faults import fitted, numbers
 def labels(seed):
-    return fitted(*numbers(2400, 40, seed), random_state=seed).assignment_.labels.tolist()
+    model = fitted(*numbers(20_000, 60, seed), random_state=seed)
+    return model.predict(numbers(20_000, 60, seed)[0]).tolist()
 here = labels(0), labels(1)
 with multiprocessing.get_context("fork").Pool(2) as pool:
     print(tuple(pool.map(labels, [0, 1])) == here)
@@ -1160,7 +1186,7 @@ def two_processes_and_one() -> Told:
     import numpy as np
 
     x, groups = numbers(600)
-    said_of, held = [], True
+    said_of, held = [], False
     from scfcmi.model import FCMI
 
     for precision in ("32-true", "64-true"):
@@ -1176,7 +1202,9 @@ def two_processes_and_one() -> Told:
                 .assignment_
                 for n in (1, 2)
             )
-        said_of.append(f"{precision}: embeddings differ by {np.abs(one.embedding - two.embedding).max():.0e}")
+        apart = np.abs(one.embedding - two.embedding).max()
+        said_of.append(f"{precision}: embeddings differ by {apart:.0e}")
+        held = bool(apart < 1e-5)  # promised in double precision alone, which comes last
     return held, "; ".join(said_of)
 
 
@@ -1215,14 +1243,16 @@ def report(rows: Any, out: Path) -> None:
     listed = []
     for name, (kind, title, test, _) in SITUATIONS.items():
         row = {"kind": kind, "situation": title, "test": f"`{test}`"}
-        for release in ("0.1", "now"):
+        for release, words in RELEASES.items():
             if (name, release) in table.index:
                 found = table.loc[(name, release)]
-                row[release] = ("" if found["held"] in (True, "True") else "✗ ") + str(found["said"])
+                row[words] = ("" if found["held"] in (True, "True") else "✗ ") + str(found["said"])
         listed.append(row)
     frame = pd.DataFrame(listed).set_index("kind").fillna("")
     held = table["held"].astype(str).eq("True").groupby("release").agg(["sum", "size"])
-    counts = ", ".join(f"{row['sum']} of {row['size']} with {release}" for release, row in held.iterrows())
+    counts = ", ".join(
+        f"{held.loc[name, 'sum']} of {held.loc[name, 'size']} with {words}" for name, words in RELEASES.items()
+    )
     text = [
         "# Faults of 0.1, seen again",
         f"Held: {counts}. ✗ marks what did not.",
