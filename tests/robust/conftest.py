@@ -14,4 +14,4 @@ def times(factor: int) -> int:
 
 def next_moment(n: int) -> int:
     """The moment to strike at after the n-th: where there is time every one, and otherwise ever fewer."""
-    return n + 1 if LONG else n + 1 + n // 4
+    return n + 1 if LONG else n + 1 + n // 8

@@ -125,7 +125,7 @@ def test_a_model_is_used_by_several_threads() -> None:
             np.testing.assert_array_equal(found.proba, model.assignment_.proba)
 
 
-@pytest.mark.parametrize("call", ["tl.umap(adata)", "tl.markers(adata, 'fair_cluster', 'tech')", "pl.umap(adata)"])
+@pytest.mark.parametrize("call", ["tl.umap(adata)", "tl.markers(adata, 'fair_cluster', 'tech')"])
 def test_threads_are_as_before_also_after_the_first_call(program: Callable[..., Any], call: str) -> None:
     """Where numba starts its own threads, which happens once in a process, and with more of them than PyTorch has."""
     text = f"""
