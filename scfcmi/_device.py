@@ -242,6 +242,17 @@ def all_threads() -> Iterator[None]:
         _threads.leave(before)
 
 
+@contextmanager
+def threads_kept() -> Iterator[None]:
+    """Keep PyTorch's number of threads where numba works, which sets it once, when it starts threads of its own."""
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        if torch.get_num_threads() != before:
+            torch.set_num_threads(before)
+
+
 def threads_for(n_rows: int) -> AbstractContextManager[None]:
     """All threads for many rows, and for few of them no more than there are."""
     return all_threads() if n_rows >= MANY else nullcontext()

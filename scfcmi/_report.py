@@ -23,6 +23,7 @@ from matplotlib.axes import Axes
 from . import pl
 from ._keys import DEFAULT_KEY, Keys
 from ._recorded import recorded_scores
+from .tl._adata import obs_column
 
 PACKAGES = ("scfcmi", "anndata", "scanpy", "numpy", "scipy", "pandas", "scikit-learn", "torch", "matplotlib")
 # Below this a cell's cluster is a close call.
@@ -149,6 +150,7 @@ class _Page:
     def __init__(self, adata: AnnData, key: str, groups: list[str], labels: str | None, run: Mapping[str, Any]) -> None:
         self.adata, self.key, self.groups, self.labels, self.run = adata, key, groups, labels, run
         self.keys = Keys(key)
+        self.obs = pd.DataFrame({name: obs_column(adata, name, "key") for name in (key, *groups)})
         self.diagnosis = adata.uns.get(self.keys.diagnosis)
 
     def html(self, title: str) -> str:
@@ -179,11 +181,7 @@ class _Page:
     # in words
 
     def _verdicts(self) -> str:
-        clusters = self.adata.obs[self.key] if self.key in self.adata.obs else None
-        if clusters is None:
-            msg = f"adata.obs has no column {self.key!r}. Run `scfcmi.tl.fair_cluster` first."
-            raise KeyError(msg)
-        said = [f"{self.adata.n_obs:,} cells are in {clusters.nunique()} clusters{self._how()}."]
+        said = [f"{self.adata.n_obs:,} cells are in {self.obs[self.key].nunique()} clusters{self._how()}."]
         worst = self._per_cluster()["entropy_ratio"]
         lowest = worst.min()
         said.append(
@@ -299,8 +297,7 @@ class _Page:
     def _per_cluster(self) -> pd.DataFrame:
         from .tl import evaluate
 
-        known = self.adata.obs[[self.key, *self.groups]].notna().all(axis=1).to_numpy()
-        return evaluate(AnnData(obs=self.adata.obs.loc[known, [self.key, *self.groups]]), self.key, self.groups)[1]
+        return evaluate(AnnData(obs=self.obs.dropna()), self.key, self.groups)[1]
 
     def _clusters(self) -> str:
         table = self._per_cluster()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import shutil
 import sys
 import warnings
@@ -12,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from scfcmi._keys import DEFAULT_KEY, DEFAULT_MASK, Keys
 from scfcmi._options import OPTIONS
@@ -61,10 +62,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if traceback:
             raise
         said = error.args[0] if isinstance(error, KeyError) and error.args else error
-        print(f"scfcmi: error: {' '.join(str(said).split()) or type(error).__name__}", file=sys.stderr)
+        _say(f"scfcmi: error: {' '.join(str(said).split()) or type(error).__name__}")
         return FAILED
     except KeyboardInterrupt:
-        print("scfcmi: interrupted; every output is complete or as it was", file=sys.stderr)
+        _say("scfcmi: interrupted; every output is complete or as it was")
         return INTERRUPTED
     return OK
 
@@ -235,10 +236,10 @@ def _diagnose(arguments: argparse.Namespace) -> None:
     if arguments.output is not None:
         store_run(arguments.input, adata, arguments.key, arguments.output, part="diagnosis")
     if arguments.json:
-        print(json.dumps({"overall": found.overall, "clusters": _plain(found.clusters)}))
+        _answer(json.dumps({"overall": found.overall, "clusters": _plain(found.clusters)}))
     else:
-        print(found.clusters.to_string(float_format="{:.3f}".format))
-        print(found.overall)
+        _answer(found.clusters.to_string(float_format="{:.3f}".format))
+        _answer(found.overall)
     if arguments.output is not None:
         _say(f"Wrote uns[{Keys(arguments.key).diagnosis!r}] to {arguments.output}")
 
@@ -258,12 +259,12 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     table = pd.concat([result.summary for result in results.values()]).rename_axis("clustering")
     if arguments.json:
         per_cluster = {key: _plain(result.per_cluster) for key, result in results.items()}
-        print(json.dumps({"scores": _plain(table)} | ({"clusters": per_cluster} if arguments.per_cluster else {})))
+        _answer(json.dumps({"scores": _plain(table)} | ({"clusters": per_cluster} if arguments.per_cluster else {})))
     else:
-        print(_scores(table))
+        _answer(_scores(table))
     if arguments.per_cluster:
         for key, result in results.items() if not arguments.json else ():
-            print(f"\n{key}\n{result.per_cluster.to_string(float_format='{:.3f}'.format)}")
+            _answer(f"\n{key}\n{result.per_cluster.to_string(float_format='{:.3f}'.format)}")
         table = pd.concat({key: result.per_cluster for key, result in results.items()}, names=["clustering"])
     if arguments.csv is not None:
         with replacing(arguments.csv) as new:
@@ -329,7 +330,7 @@ def _plain_warnings() -> Iterator[None]:
 
         def show_plainly(message: Warning | str, category: type[Warning], *place: Any, **kwargs: Any) -> None:
             if category is UserWarning:
-                print(f"scfcmi: warning: {message}", file=sys.stderr)
+                _say(f"scfcmi: warning: {message}")
             else:
                 show(message, category, *place, **kwargs)
 
@@ -427,7 +428,24 @@ def _check_output(path: Path, *, overwrite: bool) -> None:
 
 def _say(words: str) -> None:
     """News go where errors go, so that what is printed can be read by programs."""
-    print(words, file=sys.stderr)
+    _write(words, sys.stderr)
+
+
+def _answer(words: str) -> None:
+    """What was asked for."""
+    _write(words, sys.stdout)
+
+
+def _write(words: str, stream: TextIO | None) -> None:
+    if stream is None:  # closed by whoever started the command
+        return
+    encoding = stream.encoding or "utf-8"
+    try:
+        print(words.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
+    except BrokenPipeError:  # whoever read it has read enough, as `head` has: the work goes on
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
 
 
 def _scored(arguments: argparse.Namespace, adata: AnnData) -> pd.DataFrame | None:
@@ -445,9 +463,9 @@ def _conclude(arguments: argparse.Namespace, labels: Any, table: pd.DataFrame | 
     sizes = {str(name): int(n) for name, n in labels.value_counts(sort=False).items()}
     if arguments.json:
         found = {"key": str(labels.name), "n_cells": len(labels), "n_clusters": len(sizes), "sizes": sizes}
-        print(json.dumps(found if table is None else found | {"scores": next(iter(_plain(table).values()))}))
+        _answer(json.dumps(found if table is None else found | {"scores": next(iter(_plain(table).values()))}))
     else:
-        print(f"{len(labels)} cells in {len(sizes)} clusters" if table is None else _scores(table))
+        _answer(f"{len(labels)} cells in {len(sizes)} clusters" if table is None else _scores(table))
     if getattr(arguments, "output", None) is not None:
         _say(f"Wrote obs[{labels.name!r}] to {arguments.output}")
 
@@ -480,7 +498,7 @@ def _file(*suffixes: str) -> Any:
     """A path with one of these endings."""
 
     def path(text: str) -> Path:
-        if not text.endswith(suffixes):
+        if not Path(text).name.endswith(suffixes):  # shells end the names of folders with a slash
             msg = f"{text!r} does not end in {' or '.join(suffixes)}"
             raise argparse.ArgumentTypeError(msg)
         return Path(text)

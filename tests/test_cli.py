@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -646,3 +648,44 @@ def test_installed_script(cells: Path) -> None:
     assert "mnce" in done.stdout
     failed = subprocess.run([*command, "plate"], capture_output=True, text=True, check=False)
     assert failed.returncode == 1 and "Traceback" not in failed.stderr
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_whoever_reads_may_leave_early(clustered: tuple[Path, Path], tmp_path: Path, stream: str) -> None:
+    """As `head` does: what is written meanwhile is complete, and nothing failed."""
+    table = tmp_path / "scores.csv"
+    arguments = ["evaluate", str(clustered[0]), "--cluster-key", "fair_cluster", "--sensitive-key", "tech"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | {stream: writer}
+        command = [sys.executable, "-m", "scfcmi", *arguments, "--csv", str(table)]
+        done = subprocess.run(command, text=True, stdin=subprocess.DEVNULL, **streams)
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stderr or "") == (0, f"Wrote {table}\n" if stream == "stdout" else "")
+    assert table.read_text().startswith("clustering,")
+
+
+def test_streams_that_lack_letters_or_are_closed(
+    cells: Path, tmp_path: Path, stub: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An old terminal, a name of bytes that are no text, and no terminal at all."""
+    output = tmp_path / "細\udcff.h5ad"
+    arguments = ["cluster", str(cells), "--sensitive-key", "tech", "-o", str(output), "--overwrite"]
+    said = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stderr", said)
+    assert main(arguments) == 0
+    said.seek(0)
+    assert said.read().endswith(r"\u7d30\udcff.h5ad" + "\n")
+    monkeypatch.setattr(sys, "stderr", None)
+    monkeypatch.setattr(sys, "stdout", None)
+    assert main(arguments) == 0
+    assert main(["cluster", str(tmp_path / "none.h5ad"), *arguments[2:]]) == 1
+
+
+def test_folders_may_end_with_a_slash(cells: Path, tmp_path: Path, stub: list[dict[str, Any]]) -> None:
+    store, output = tmp_path / "in.zarr", tmp_path / "out.zarr"
+    ad.read_h5ad(cells).write_zarr(store)
+    assert main(["cluster", f"{store}/", "--sensitive-key", "tech", "-o", f"{output}/"]) == 0
+    assert "fair_cluster" in ad.read_zarr(output).obs

@@ -111,6 +111,9 @@ def composition(
         raise ValueError(msg)
     kept = groups[complete].cat.remove_unused_categories()
     levels = list(kept.cat.categories)
+    if len(levels) < 2:
+        msg = f"sensitive_key={name!r} has a single value, {str(levels[0])!r}: there is no mix of groups to show."
+        raise ValueError(msg)
     every = list(groups.cat.categories)
     colors = colors_of(adata, name, every, kind="group", palette=palette)
     # By number: groups may be called like the other columns of the table.

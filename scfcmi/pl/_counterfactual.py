@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from scfcmi._keys import DEFAULT_KEY, Keys
 from scfcmi.model import FCMI
-from scfcmi.source._matrix import dense
+from scfcmi.source import as_source, dense
 from scfcmi.tl._adata import check_adata, model_embedding, obs_column, obs_groups
 
 from ._layout import finish, panels
@@ -264,8 +264,8 @@ def _measured(
         raise KeyError(msg)
     # Rows in increasing order, which is what files can be read in.
     order = np.argsort(rows)
-    block = dense((adata.X if layer is None else adata.layers[layer])[rows[order]])[:, columns]
-    return block[np.argsort(order)].astype(np.float32)
+    block = dense(as_source(adata.X if layer is None else adata.layers[layer]).rows(rows[order]))[:, columns]
+    return block[np.argsort(order)]
 
 
 def _named(index: pd.Index, names: Sequence[str], argument: str) -> NDArray[np.int64]:

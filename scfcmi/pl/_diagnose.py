@@ -114,7 +114,7 @@ def diagnose(
     axis.set_ylabel(plain(key))
     axis.tick_params(length=0)
     axis.spines[:].set_visible(False)
-    axis.set_title(_title(np.asarray(found["cluster_status"]).astype(str).tolist()), fontsize=10, loc="left")
+    axis.set_title(_title(_words(found["cluster_status"]).tolist()), fontsize=10, loc="left")
     used = [kind for kind in STATUS_COLORS if (status == kind).any()]
     legend_beside(axis, [Patch(color=STATUS_COLORS[kind]) for kind in used], [MEANING[kind] for kind in used])
     return axis if finish([axis], ax, show=show) else None
@@ -129,7 +129,7 @@ def read_diagnosis(adata: AnnData, key: str) -> tuple[Mapping[str, Any], NDArray
         raise KeyError(msg)
     missing = [entry for entry in NEEDED if entry not in found]
     if not missing:
-        status = np.asarray(found["status"]).astype(str)
+        status = _words(found["status"])
         shape = len(found["clusters"]), len(found["groups"])
         shapes = {np.shape(found[entry]) for entry in ("status", "n_cells", "counterpart")}
         known = set(status.ravel()) <= set(STATUS_COLORS)
@@ -140,11 +140,16 @@ def read_diagnosis(adata: AnnData, key: str) -> tuple[Mapping[str, Any], NDArray
     raise ValueError(msg)
 
 
+def _words(values: Any) -> NDArray[np.str_]:
+    """Text as NumPy has it of old: the kind that zarr 3 gives does not become it by itself."""
+    return np.asarray(values).astype(object).astype(str)
+
+
 def _texts(found: Mapping[str, Any], status: NDArray[np.str_]) -> NDArray[np.object_]:
     """What stands in every tile; nothing at all where there are too many."""
     if status.shape[0] > MAX_TEXT[0] or status.shape[1] > MAX_TEXT[1]:
         return np.empty((0, 0), dtype=object)
-    counts, counterpart = np.asarray(found["n_cells"]), np.asarray(found["counterpart"]).astype(str)
+    counts, counterpart = np.asarray(found["n_cells"]), _words(found["counterpart"])
     texts = np.empty(status.shape, dtype=object)
     for place in np.ndindex(*status.shape):
         texts[place] = thousands(float(counts[place]))

@@ -192,6 +192,9 @@ def umap(
         shown.append(_panel(adata, name, words, values, keys, palette, wanted, legend_loc))
     for end in (vmin, vmax):
         _end(end, np.zeros(1), 0.0)  # refused before there is a figure
+    if adata.n_obs == 0:
+        msg = "adata has no cells: there is nothing to draw."
+        raise ValueError(msg)
     own = given_axes(ax, len(shown))
     if keys.umap not in adata.obsm:
         compute_umap(adata, key)
@@ -254,6 +257,8 @@ def _values(
     for flag in dict.fromkeys([in_raw, False] if use_raw is None else [in_raw]):
         known = _genes(adata, gene_symbols, raw=flag)
         if known is not None and name in known:
+            if not isinstance(adata.obs, pd.DataFrame):  # scanpy does not know lazy data: the gene alone is read
+                adata = adata[:, (known == name) & (not flag)].to_memory()
             return sc.get.obs_df(adata, keys=[name], layer=layer, gene_symbols=gene_symbols, use_raw=flag)[name]
     place = f"adata.var[{gene_symbols!r}]" if gene_symbols else "adata.var_names"
     if in_raw:

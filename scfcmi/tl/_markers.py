@@ -12,6 +12,7 @@ from anndata import AnnData
 from numpy.typing import NDArray
 from scipy.stats import false_discovery_control, norm
 
+from scfcmi._device import threads_kept
 from scfcmi._keys import DEFAULT_KEY
 from scfcmi._numbers import check_count
 from scfcmi.source import select_source
@@ -151,7 +152,8 @@ def _tested(
     """Scores and changes of all genes of one group, by cluster, in the order of the genes."""
     wanted = [str(k) for k in tested]
     tied = {"tie_correct": True} if method == "wilcoxon" else {}
-    sc.tl.rank_genes_groups(side, "k", groups=wanted, reference="rest", method=method, use_raw=False, **tied)
+    with threads_kept():
+        sc.tl.rank_genes_groups(side, "k", groups=wanted, reference="rest", method=method, use_raw=False, **tied)
     found: Any = side.uns["rank_genes_groups"]
     parts = []
     for name in wanted:

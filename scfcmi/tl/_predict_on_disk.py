@@ -13,7 +13,7 @@ from anndata.io import read_elem
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from scfcmi._keys import CORRECTED, DEFAULT_KEY, Keys, checked_name
+from scfcmi._keys import CORRECTED, DEFAULT_KEY, MAPPING, Keys, checked_name
 from scfcmi._replace import replacing
 from scfcmi.model import FCMI
 from scfcmi.published import PublishedFit
@@ -235,8 +235,8 @@ def store_run(
 
 def _stale(root: Any, keys: Keys) -> list[str]:
     """What an earlier run under this name has left in an open store."""
-    where = f"uns/{keys.uns}/{CORRECTED}"
-    record = {CORRECTED: read_elem(root[where])} if where in root else {}
+    places = {name: f"uns/{keys.uns}/{name}" for name in (CORRECTED, MAPPING)}
+    record = {name: read_elem(root[where]) for name, where in places.items() if where in root}
     return [f"{slot}/{name}" for slot, names in stale_results(keys, {keys.uns: record}).items() for name in names]
 
 

@@ -9,15 +9,28 @@ import numpy as np
 import scipy.sparse as sp
 from anndata import AnnData
 
-from scfcmi._keys import DEFAULT_KEY, TREE, Keys
+from scfcmi._keys import CORRECTED, DEFAULT_KEY, MAPPING, TREE, Keys
 from scfcmi._numbers import check_count, check_real
 from scfcmi.communities import Tree
 from scfcmi.model import Assignment
 from scfcmi.model._evidence import evidence_of
 from scfcmi.model._state import clusters_of_leaves, largest_first
 
-from ._adata import check_adata, drop_results, obs_groups, obs_labels, params_of, probabilities, writable
+from ._adata import (
+    check_adata,
+    drop_results,
+    obs_continuous,
+    obs_groups,
+    obs_labels,
+    params_of,
+    probabilities,
+    stale_results,
+    writable,
+)
 from ._fair_cluster import clusters_of, scores_of, write_assignment
+
+# What a record says of the labels that were there, and nobody can say of those of another cut.
+OF_OTHER_LABELS = ("metrics", "metrics_by_attribute", "registration", "stability")
 
 
 def recut(
@@ -87,7 +100,11 @@ def recut(
     found = _cut(tree, leaves, k)
     clusters = clusters_of(found.labels)
     params = dict(params_of(adata, key)) | {"resolution": resolution, "n_clusters": k}
-    record = dict(record) | {
+    elsewhere = keys.key_added != key
+    record = {name: value for name, value in record.items() if name not in OF_OTHER_LABELS}
+    if elsewhere:
+        record = {name: value for name, value in record.items() if name not in (CORRECTED, MAPPING)}
+    record |= {
         "params": params,
         "n_clusters": evidence_of(tree, n_clusters, resolution) | {"chosen": k},
     }
@@ -96,14 +113,14 @@ def recut(
     if names and all(name in adata.obs for name in names):
         label_key = params.get("label_key")
         labels = obs_labels(adata, label_key) if label_key is not None and label_key in adata.obs else None
-        record |= scores_of(clusters, obs_groups(adata, names), labels, None)
+        numbers = [str(name) for name in np.atleast_1d(params.get("continuous_keys", []))]
+        numbers = [name for name in numbers if name in adata.obs]
+        record |= scores_of(clusters, obs_groups(adata, names), labels, obs_continuous(adata, numbers, names))
     target = writable(adata, copy=copy)
-    drop_results(target, keys.of_a_cut)
     embedding = np.asarray(target.obsm[Keys(key).embedding])
     unlike = target.obs[Keys(key).unlike].to_numpy()
+    drop_results(target, stale_results(keys, target.uns) if elsewhere else keys.of_a_cut)
     write_assignment(target, keys, Assignment(found.labels, found.proba, embedding, leaves, unlike), clusters)
-    # How far clusters were moved is known for those of the fit alone.
-    record.pop("registration", None)
     target.uns[keys.uns] = record
     return target if copy else None
 

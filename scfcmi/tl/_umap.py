@@ -6,6 +6,7 @@ import numpy as np
 import scanpy as sc
 from anndata import AnnData
 
+from scfcmi._device import threads_kept
 from scfcmi._keys import DEFAULT_KEY, Keys, checked_name
 from scfcmi._numbers import check_count, check_real, check_seed
 from scfcmi.source import dense, select_source
@@ -88,8 +89,9 @@ def umap(
     source, _ = select_source(adata, use_rep=keys.embedding)
     side = AnnData(obsm={keys.embedding: dense(source.rows(slice(None)))})
     n_neighbors = min(n_neighbors, adata.n_obs - 1)
-    sc.pp.neighbors(side, n_neighbors=n_neighbors, use_rep=keys.embedding, random_state=random_state)
-    sc.tl.umap(side, min_dist=min_dist, random_state=random_state)
+    with threads_kept():
+        sc.pp.neighbors(side, n_neighbors=n_neighbors, use_rep=keys.embedding, random_state=random_state)
+        sc.tl.umap(side, min_dist=min_dist, random_state=random_state)
     target = writable(adata, copy=copy)
     target.obsm[keys.umap] = np.asarray(side.obsm["X_umap"], dtype=np.float32)
     return target if copy else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 import pytest
@@ -49,6 +50,17 @@ def islands(n: int = 800, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     fine = np.where(label == 0, np.arange(n) // 4 % 2, 0)
     x[:, 20:26] += 2.5 * fine[:, None]
     return x, label + 4 * fine
+
+
+@cache
+def islands_seen() -> tuple[Tree, Look]:
+    """The look at them that several tests look into, and none changes."""
+    return look_at(islands()[0], n_comps=3)
+
+
+@cache
+def types_seen() -> tuple[Tree, Look]:
+    return look_at(types(900, 6)[0])
 
 
 def gaussian(d: int) -> Draw:
@@ -98,16 +110,14 @@ def test_what_is_one_is_not_split_by_a_whole_look(name: str) -> None:
 
 
 def test_types_are_found_from_afar() -> None:
-    x, label = types(900, 6)
-    tree, look = look_at(x)
+    label, (tree, look) = types(900, 6)[1], types_seen()
     assert tree.n_clusters() == 6
     cluster = tree.cut(6)[look.leaf]
     assert len(set(zip(cluster.tolist(), label.tolist(), strict=True))) == 6
 
 
 def test_a_closer_look_finds_what_is_lost_from_afar() -> None:
-    x, label = islands()
-    tree, look = look_at(x, n_comps=3)
+    label, (tree, look) = islands()[1], islands_seen()
     assert len(set(look.branch.tolist())) < 5
     assert look.closer
     cluster = tree.cut(tree.n_clusters())[look.leaf]
@@ -118,8 +128,7 @@ def test_a_closer_look_finds_what_is_lost_from_afar() -> None:
 
 
 def test_leaves_of_all_looks_are_leaves_of_the_tree() -> None:
-    x, _ = islands()
-    tree, look = look_at(x, n_comps=3)
+    tree, look = islands_seen()
     assert set(look.leaf.tolist()) == set(range(tree.n_leaves))
     assert (np.diff(tree.link) <= 0).all()
     for branch, closer in look.closer.items():
@@ -130,8 +139,7 @@ def test_leaves_of_all_looks_are_leaves_of_the_tree() -> None:
 
 
 def test_the_same_again() -> None:
-    x, _ = islands(600)
-    (a, first), (b, second) = look_at(x, 3), look_at(x, 3)
+    (a, first), (b, second) = islands_seen(), look_at(islands()[0], n_comps=3)
     np.testing.assert_array_equal(a.merges, b.merges)
     np.testing.assert_array_equal(a.link, b.link)
     np.testing.assert_array_equal(first.leaf, second.leaf)
@@ -139,8 +147,7 @@ def test_the_same_again() -> None:
 
 @pytest.mark.parametrize("n_leaves", [1, 150])
 def test_more_leaves_on_demand(n_leaves: int) -> None:
-    x, _ = islands()
-    tree, look = look_at(x, n_comps=3)
+    tree, look = islands_seen()
     n_leaves += tree.n_leaves
     more, finer = with_leaves(tree, look, n_leaves)
     assert more.n_leaves == n_leaves
@@ -163,8 +170,7 @@ def test_more_leaves_than_landmarks() -> None:
 
 
 def test_votes_of_landmarks_are_for_their_own_leaves() -> None:
-    x, _ = types(900, 6)
-    tree, look = look_at(x)
+    tree, look = types_seen()
     votes, branch = vote(look, look.position, look.component)
     np.testing.assert_allclose(votes.proba.sum(1), 1, rtol=1e-5)
     leaves = votes.matrix(tree.n_leaves)

@@ -10,7 +10,7 @@ import pytest
 from anndata.io import sparse_dataset, write_elem
 from scipy import sparse
 
-from scfcmi.front import Front
+from scfcmi.front import Front, _front
 from scfcmi.source import as_source
 
 
@@ -27,7 +27,7 @@ def fit(x: object, codes: np.ndarray, n_comps: int = 5, *, standardize: bool = T
 
 @pytest.mark.parametrize("standardize", [False, True])
 @pytest.mark.parametrize("n_columns", [30, 260])
-def test_sparse_and_dense_agree(standardize: bool, n_columns: int) -> None:
+def test_sparse_and_dense_agree(standardize: bool, n_columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
     x, codes = make(260, n_columns)
     # Directions of clearly different variance, so that each is determined on its own.
     x[:, :5] *= np.array([40, 30, 20, 14, 10])
@@ -35,6 +35,7 @@ def test_sparse_and_dense_agree(standardize: bool, n_columns: int) -> None:
         types = np.arange(260) // 2 % 4
         x[:, 5:25] += 6 * (types[:, None] == np.repeat(np.arange(4), 5))
     a = fit(x, codes, 3, standardize=standardize)
+    monkeypatch.setattr(_front, "DENSE_ENTRIES", 0)  # as if there were too many cells to be held dense
     b = fit(sparse.csr_matrix(x), codes, 3, standardize=standardize)
     np.testing.assert_allclose(a.mean, b.mean, atol=1e-4)
     np.testing.assert_allclose(a.scale, b.scale, rtol=1e-4)

@@ -70,7 +70,7 @@ def test_any_clustering_and_what_is_missing(run: AnnData) -> None:
         sf.pl.composition(run, "nothing", "tech")
     with pytest.raises(ValueError, match="kind='pie'"):
         sf.pl.composition(run, kind="pie")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="single group"):
+    with pytest.raises(ValueError, match="sensitive_key='tech' has a single value, 'tech0'"):
         sf.pl.composition(run[run.obs["tech"] == "tech0"])
 
 

@@ -336,3 +336,11 @@ def test_names_in_the_map_never_lie_on_each_other(make: Callable[..., AnnData]) 
             assert (
                 min(box.x1, other.x1) - max(box.x0, other.x0) < 2 or min(box.y1, other.y1) - max(box.y0, other.y0) < 2
             )
+
+
+def test_no_cells() -> None:
+    nothing = AnnData(
+        obs=pd.DataFrame({"fair_cluster": pd.Categorical([])}), obsm={"X_fair_cluster_umap": np.ones((0, 2))}
+    )
+    with pytest.raises(ValueError, match="adata has no cells: there is nothing to draw"):
+        sf.pl.umap(nothing, show=False)

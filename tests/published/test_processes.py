@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -136,6 +138,48 @@ def test_modules_of_ones_own_where_a_group_is_absent_from_a_process(tmp_path: Pa
         assert done.returncode == 0, done.stderr
         losses.append(json.loads(done.stdout))
     np.testing.assert_allclose(*losses, rtol=1e-9)
+
+
+def waiting(processes: Sequence[int]) -> list[tuple[str, str]]:
+    """Addresses on which processes wait for others: the state of a socket that listens is 0A (Linux)."""
+    held = {os.readlink(one) for process in processes for one in Path(f"/proc/{process}/fd").iterdir()}
+    found = []
+    for family, table in ((socket.AF_INET, "tcp"), (socket.AF_INET6, "tcp6")):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            address, state, inode = (line.split()[i] for i in (1, 3, 9))
+            if state == "0A" and f"socket:[{inode}]" in held:
+                raw = bytes.fromhex(address.partition(":")[0])
+                words = b"".join(raw[i : i + 4][::-1] for i in range(0, len(raw), 4))
+                found.append((table, socket.inet_ntop(family, words).removeprefix("::ffff:")))
+    return found
+
+
+@pytest.mark.slow
+@together
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the tables of Linux")
+def test_processes_meet_on_the_loopback_interface_alone(cells: Cells, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No port is chosen before it is used, and none is open to other machines."""
+    workers: list[subprocess.Popen[bytes]] = []
+    ports: list[str] = []
+    seen: list[tuple[str, str]] = []
+    popen, pass_on = subprocess.Popen, module._pass_on
+
+    def remember(*args: Any, **given: Any) -> Any:
+        workers.append(popen(*args, **given))
+        ports.append(given["env"]["MASTER_PORT"])
+        return workers[-1]
+
+    def look(*args: Any) -> int:
+        told = pass_on(*args)
+        if told > 1:
+            seen.extend(waiting([worker.pid for worker in workers if worker.poll() is None]))
+        return told
+
+    monkeypatch.setattr(module.subprocess, "Popen", remember)
+    monkeypatch.setattr(module, "_pass_on", look)
+    fit(cells, replace(OPTIONS, max_epochs=20), devices=2)
+    assert ports == ["0", "0"]
+    assert seen and {address for _, address in seen} == {"127.0.0.1"}
 
 
 def test_what_cannot_be_handed_over(cells: Cells) -> None:

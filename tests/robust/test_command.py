@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,10 @@ from scipy import sparse
 
 from scfcmi.cli import FAILED, OK, PLOTS, main
 
+from .conftest import LONG, times
+
 pytestmark = pytest.mark.filterwarnings("default")
 USAGE = 2
-TIMES = 10 if "SCFCMI_LONG" in os.environ else 1
 
 
 def small() -> AnnData:
@@ -144,7 +144,7 @@ def command_lines(draw: st.DrawFn) -> list[str]:
 
 
 @given(line=command_lines())
-@settings(max_examples=120 * TIMES, deadline=None, suppress_health_check=list(HealthCheck), derandomize=TIMES == 1)
+@settings(max_examples=120 * times(10), deadline=None, suppress_health_check=list(HealthCheck), derandomize=not LONG)
 def test_any_command_line(
     line: list[str], folder: Path, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -27,6 +27,8 @@ from scipy import sparse
 from scfcmi._replace import check_replaceable, replacing
 from scfcmi.source import copied, leave_on_disk, open_store
 
+from .conftest import LONG, next_moment
+
 pytestmark = [
     pytest.mark.filterwarnings("default"),
     pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are killed that were forked"),
@@ -181,7 +183,7 @@ def test_struck_before_any_change_of_the_disk(path: Path, strike: Callable[[], N
         else:  # only what is cleared away afterwards was left to do
             shutil.rmtree(path) if path.is_dir() else path.unlink()
             write(example(), path)
-        n += 1 + n // 8
+        n = next_moment(n)
     assert struck > 4
     work(path)
     assert is_done(path)
@@ -189,7 +191,7 @@ def test_struck_before_any_change_of_the_disk(path: Path, strike: Callable[[], N
 
 
 @pytest.mark.slow
-@pytest.mark.skipif("SCFCMI_LONG" not in os.environ, reason="takes minutes: set SCFCMI_LONG")
+@pytest.mark.skipif(not LONG, reason="takes minutes: set SCFCMI_LONG")
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is what strikes at calls of the kernel")
 @pytest.mark.parametrize("fault", ["kill", "full"])
 def test_struck_at_every_call_of_the_kernel(path: Path, fault: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,8 @@ from scipy import sparse
 
 from scfcmi.source import MatrixSource, as_source, dense, leave_on_disk, open_store, read_groups, select_source
 
-# Where there is time, more of everything is tried.
-TIMES = 20 if "SCFCMI_LONG" in os.environ else 1
+from .conftest import times
+
 DTYPES = ["float64", "float32", "int64", "int32", "uint8", "bool"]
 
 
@@ -77,7 +76,7 @@ def values(rng: np.random.Generator, shape: tuple[int, int], dtype: str) -> np.n
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("form", FORMS)
 @given(st.integers(1, 12), st.integers(1, 6), st.integers(0, 2**31), st.integers(1, 7), st.booleans())
-@settings(max_examples=6 * TIMES, deadline=None)
+@settings(max_examples=6 * times(20), deadline=None)
 def test_all_forms_give_the_same_rows(
     form: str, dtype: str, n: int, m: int, seed: int, size: int, few_columns: bool
 ) -> None:

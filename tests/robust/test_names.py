@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,8 @@ from scfcmi._numbers import check_count, check_real, check_seed
 from scfcmi.source import read_groups
 from scfcmi.tl._adata import attribute_keys, drop_results, obs_column, obs_continuous, obs_groups, stale_results
 
-# Where there is time, more of everything is tried.
-TIMES = 20 if "SCFCMI_LONG" in os.environ else 1
+from .conftest import times
+
 SLASHED = ["donor/sample", "a/b/c", "/", "50%", "a\\b", "tab\there", "%2F"]
 
 
@@ -146,7 +145,7 @@ def test_names_of_columns_are_safe_in_files(tmp_path: Path, suffix: str) -> None
 
 
 @given(st.text(max_size=30))
-@settings(max_examples=60 * TIMES, deadline=None)
+@settings(max_examples=60 * times(20), deadline=None)
 @example("a%2Fb/c")
 def test_escaped_names_come_back(name: str) -> None:
     assert name_of_entry(entry_name(name)) == name
@@ -156,7 +155,7 @@ def test_escaped_names_come_back(name: str) -> None:
 
 
 @given(st.text(max_size=20))
-@settings(max_examples=40 * TIMES, deadline=None)
+@settings(max_examples=40 * times(20), deadline=None)
 def test_a_name_is_refused_or_comes_back_from_a_file(tmp_path_factory: pytest.TempPathFactory, name: str) -> None:
     try:
         checked_name(name, "key_added")
@@ -239,7 +238,7 @@ def test_levels_are_in_natural_order() -> None:
 
 
 @given(st.lists(st.one_of(st.text(max_size=8), st.integers(), st.floats(allow_nan=False), st.booleans()), max_size=12))
-@settings(max_examples=60 * TIMES, deadline=None)
+@settings(max_examples=60 * times(20), deadline=None)
 def test_any_names_have_one_order(values: list[Any]) -> None:
     once = natural_order(values)
     assert sorted(map(repr, once)) == sorted(map(repr, values))

@@ -24,6 +24,8 @@ import scfcmi
 from scfcmi import cli
 from scfcmi.model import FCMI
 
+from .conftest import next_moment
+
 ROOT = Path(scfcmi.__file__).parents[1]
 pytestmark = [
     pytest.mark.filterwarnings("default"),
@@ -67,6 +69,7 @@ def program(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
     def start(text: str, n_threads: int = 1, **given: Any) -> subprocess.Popen[str]:
         (tmp_path / "program.py").write_text(text)
         environment = os.environ | {"PYTHONPATH": f"{ROOT}:{tmp_path}", "OMP_NUM_THREADS": str(n_threads)}
+        environment |= {"NUMBA_NUM_THREADS": "2", "MPLBACKEND": "agg"}
         pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | given
         command = [sys.executable, str(tmp_path / "program.py")]
         return subprocess.Popen(command, cwd=tmp_path, env=environment, text=True, **pipes)
@@ -120,6 +123,29 @@ def test_a_model_is_used_by_several_threads() -> None:
     with ThreadPoolExecutor(4) as pool:
         for found in pool.map(lambda _: model.assign(x, groups), range(8)):
             np.testing.assert_array_equal(found.proba, model.assignment_.proba)
+
+
+@pytest.mark.parametrize("call", ["tl.umap(adata)", "tl.markers(adata, 'fair_cluster', 'tech')"])
+def test_threads_are_as_before_also_after_the_first_call(program: Callable[..., Any], call: str) -> None:
+    """Where numba starts its own threads, which happens once in a process, and with more of them than PyTorch has."""
+    text = f"""
+import numpy as np, torch
+from anndata import AnnData
+from threadpoolctl import threadpool_info
+import scfcmi
+from scfcmi import pl, tl
+
+rng = np.random.default_rng(0)
+adata = AnnData(rng.gamma(1, 1, size=(60, 9)).astype("float32"), obsm={{"X_fair_cluster": rng.normal(size=(60, 4))}})
+adata.obs["fair_cluster"], adata.obs["tech"] = list("01") * 30, list("aabb") * 15
+numbers = lambda: (torch.get_num_threads(), {{pool["filepath"]: pool["num_threads"] for pool in threadpool_info()}})
+torch.set_num_threads(1)
+n, pools = numbers()
+{call}
+after, later = numbers()
+print(n, after, [name for name, number in pools.items() if later[name] != number])
+"""
+    assert said(program(text))[-1] == "1 1 []"
 
 
 # other processes ------------------------------------------------------------------------------------------------------
@@ -331,7 +357,7 @@ def test_the_command_is_struck_at_every_step(
         if which == signal.SIGINT:
             assert "Traceback" not in (tmp_path / "said").read_text()
         assert is_complete(output) if old or output.exists() else not output.exists()
-        n += 1 + n // 8
+        n = next_moment(n)
     assert struck > 5
     assert is_complete(output)
     assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []

@@ -7,7 +7,6 @@ another kind, shape or size. What comes of it is a result, or an error of this p
 from __future__ import annotations
 
 import copy
-import os
 import random
 import traceback
 import warnings
@@ -25,12 +24,13 @@ from scipy import sparse
 import scfcmi as sf
 from scfcmi.model import FCMI
 
+from .conftest import times
+
 QUICK = {"progress_bar": False, "device": "cpu"}
 ROOT = str(Path(sf.__file__).parent)
 # What the documentation of these functions names.
 DOCUMENTED = (KeyError, ValueError, TypeError)
-# SCFCMI_LONG asks for four times as many.
-N_CHANGES = 40 * (4 if "SCFCMI_LONG" in os.environ else 1)
+N_CHANGES = 16 * times(10)
 pytestmark = pytest.mark.filterwarnings("default")
 
 

@@ -101,6 +101,9 @@ def test_the_summary_survives_files(tmp_path: Path, suffix: str) -> None:
     assert summary["verdict"].tolist() == found.clusters["verdict"].tolist()
     assert np.asarray(summary["status"]).ravel().tolist() == found.groups["status"].tolist()
     np.testing.assert_array_equal(summary["n_cells"].ravel(), found.groups["n_cells"])
+    drawn, before = (sf.pl.diagnose(one, "type", show=False) for one in (back, adata))
+    assert drawn.get_title(loc="left") == before.get_title(loc="left") != ""
+    assert [text.get_text() for text in drawn.texts] == [text.get_text() for text in before.texts]
 
 
 def test_what_the_run_used_is_the_default() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -259,3 +261,38 @@ def test_what_a_model_must_have() -> None:
     map_query(adata, paper, sensitive_key="tech")
     assert (adata.obs["fair_cluster"].astype(int) == paper.predict(adata.X)).all()
     assert "fair_cluster_leaves" not in adata.obsm
+
+
+@pytest.mark.parametrize("n_cells", [180, 9])
+def test_a_new_group_is_learned_in_closer_looks_too(reference: tuple[AnnData, FCMI], n_cells: int) -> None:
+    """A closer look that sees what the first one sees places a new group as the first one does."""
+    _, model = reference
+    look = model.state_.look
+    part = look.branch == 0
+    rows = torch.from_numpy(part)
+    leaf = look.leaf[part]
+    own = np.unique(leaf, return_inverse=True)[1].astype(np.int64)
+    closer = replace(look, position=look.position[rows], component=look.component[rows], leaf=leaf, branch=own)
+    deeper = copy.copy(model)
+    deeper.state_ = replace(model.state_, look=replace(look, closer={0: closer}))
+    adata = query("c")[:n_cells].copy()
+    found, plain = (
+        map_query(adata, m, sensitive_key="tech", new_groups="fit", copy=True).obs["fair_cluster"].tolist()
+        for m in (deeper, model)
+    )
+    assert np.mean([a == b for a, b in zip(found, plain, strict=True)]) > 0.95
+
+
+def test_groups_that_are_missing_and_genes_without_names(reference: tuple[AnnData, FCMI]) -> None:
+    adata = query("a")
+    adata.obs["tech"] = adata.obs["tech"].where(np.arange(adata.n_obs) > 1)
+    with pytest.raises(ValueError, match="sensitive_key='tech' has 2 missing values. Drop these cells"):
+        map_query(adata, reference[1], sensitive_key="tech")
+    x, groups = reference[0].X, reference[0].obs["tech"].to_numpy()
+    nameless = FCMI(3, progress_bar=False, device="cpu").fit(x, groups)
+    with pytest.raises(ValueError, match="The model has no gene names"):
+        map_query(query("a"), nameless, sensitive_key="tech")
+    known = reference[0].copy()
+    known.obs["word"] = np.nan
+    with pytest.raises(ValueError, match="transfer='word' has no values in the reference"):
+        map_query(query("a"), reference[1], sensitive_key="tech", reference=known, transfer="word")

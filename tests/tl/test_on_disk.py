@@ -14,6 +14,7 @@ import pytest
 from anndata import AnnData
 from scipy import sparse
 
+from scfcmi import pl, report
 from scfcmi.source import MatrixSource
 from scfcmi.source._storage import Storage
 from scfcmi.tl import evaluate, fair_cluster
@@ -144,3 +145,21 @@ def test_cells_without_selected_genes_warn(atlas: AnnData, tmp_path: Path, closi
     opened = backed(atlas, tmp_path, closing)
     with pytest.warns(UserWarning, match=r"2 cells without counts in the genes in use \(first at position 7\)"):
         fair_cluster(opened, "tech", 3, **QUICK)
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_figures_and_page_are_those_of_memory(kind: str, atlas: AnnData, tmp_path: Path, closing: ExitStack) -> None:
+    opened = KINDS[kind](atlas, tmp_path, closing)
+    drawn = []
+    for adata in (opened, atlas):
+        model = fair_cluster(adata, "tech", 3, return_model=True, **QUICK)
+        gene = str(adata.var_names[1])
+        points = pl.umap(adata, gene, show=False).collections[0]
+        measured = pl.counterfactual(adata, model=model, genes=[gene], show=False)[0].images[0].get_array()
+        report(adata, tmp_path / "page.html")
+        verdict = (tmp_path / "page.html").read_text().partition("Maps</h2>")[0].partition("verdicts")[2]
+        drawn.append((points.get_facecolor(), measured, verdict))
+    (colors, values, words), (colors_, values_, words_) = drawn
+    np.testing.assert_allclose(np.sort(colors, axis=0), np.sort(colors_, axis=0), atol=1e-6)
+    np.testing.assert_allclose(values, values_, atol=1e-6)
+    assert words == words_ != ""

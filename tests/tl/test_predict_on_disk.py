@@ -181,7 +181,11 @@ def test_what_an_earlier_run_left_goes(adata: AnnData, model: FCMI, tmp_path: Pa
     adata.obsm["fair_cluster_leaves"] = np.zeros((300, 2))
     adata.layers["fair_cluster_corrected"], adata.layers["mine"] = adata.X, adata.X
     adata.uns["fair_cluster_colors"] = ["#000000"]
-    adata.uns["fair_cluster"] = {"corrected": {"layer_added": "mine"}}
+    adata.obs["fair_cluster_kind"], adata.obs["fair_cluster_kind_confidence"] = "T", 1.0
+    adata.uns["fair_cluster"] = {
+        "corrected": {"layer_added": "mine"},
+        "mapping": {"transferred": np.array(["kind"])},
+    }
     adata.uns["fair_cluster_diagnosis"] = {"n": 1}
     adata.obs["fair_cluster"] = "0"
     path = write(adata, tmp_path / f"a.{suffix}")

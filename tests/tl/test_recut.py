@@ -13,7 +13,7 @@ import pytest
 from anndata import AnnData
 
 from scfcmi.published import NetworkOptions
-from scfcmi.tl import diagnose, fair_cluster, recut
+from scfcmi.tl import correct, diagnose, fair_cluster, recut
 
 CLUSTERED: list[AnnData] = []
 
@@ -127,3 +127,47 @@ def test_the_published_network_has_no_tree(adata: AnnData) -> None:
     fair_cluster(adata, "tech", 3, preset="paper", network=network, progress_bar=False, device="cpu")
     with pytest.raises(KeyError, match="the published network, `preset='paper'`, makes none"):
         recut(adata, n_clusters=2)
+
+
+@pytest.mark.parametrize("entry", [{}, {"merges": "text", "link": [1.0]}, 3, {"merges": [1, 2, 3], "link": [1]}])
+def test_a_tree_that_is_none(clustered: AnnData, entry: Any) -> None:
+    clustered.uns["fair_cluster"]["tree"] = entry
+    before = clustered.obs["fair_cluster"].tolist()
+    with pytest.raises(ValueError, match=r"uns\['fair_cluster'\]\['tree'\] is damaged: it has no numbers"):
+        recut(clustered, n_clusters=2)
+    assert clustered.obs["fair_cluster"].tolist() == before
+
+
+def test_a_cut_without_the_columns_of_the_run_has_no_scores(clustered: AnnData) -> None:
+    del clustered.obs["tech"], clustered.obs["cell_type"]
+    recut(clustered, n_clusters=2)
+    assert clustered.obs["fair_cluster"].nunique() == 2
+    assert "metrics" not in clustered.uns["fair_cluster"]
+
+
+def test_nothing_is_said_of_labels_that_are_gone(adata: AnnData) -> None:
+    """Scores, also of numbers, are those of the new cut, and the agreement of runs was that of the old one."""
+    adata.obs["depth"] = np.random.default_rng(0).normal(size=300) + 3 * (np.arange(300) % 3 == 0)
+    fair_cluster(adata, "tech", 3, continuous_keys="depth", n_init=2, progress_bar=False, device="cpu")
+    before = adata.uns["fair_cluster"]["metrics_by_attribute"]["depth"]["continuous_dependence"]
+    recut(adata, n_clusters=1)
+    record = adata.uns["fair_cluster"]
+    assert before > 0.1
+    assert record["metrics_by_attribute"]["depth"]["continuous_dependence"] == pytest.approx(0, abs=1e-6)
+    assert "stability" not in record and "fair_cluster_stability" not in adata.obs
+    del adata.obs["depth"]
+    recut(adata, n_clusters=2)
+    assert "metrics_by_attribute" not in adata.uns["fair_cluster"]
+
+
+def test_a_cut_under_another_name_has_what_is_its_own(clustered: AnnData) -> None:
+    """It replaces all of an earlier run of that name, and a later one of that name leaves the first run alone."""
+    correct(clustered, layer_added="mine")
+    clustered.obs["again"] = "0"
+    clustered.obsm["X_again_umap"], clustered.layers["again_corrected"] = np.ones((300, 2)), clustered.X.copy()
+    recut(clustered, n_clusters=2, key_added="again")
+    assert "X_again_umap" not in clustered.obsm and list(clustered.layers) == ["counts", "mine"]
+    assert "corrected" not in clustered.uns["again"]
+    recut(clustered, n_clusters=3, key_added="again")
+    assert list(clustered.layers) == ["counts", "mine"]
+    assert clustered.uns["fair_cluster"]["corrected"]["layer_added"] == "mine"
