@@ -360,3 +360,11 @@ def test_no_module_sets_a_global_seed() -> None:
         for line in seeds_globally(ast.parse(path.read_text(encoding="utf-8")))
     ]
     assert not guilty
+
+
+@pytest.mark.parametrize("module", [scfcmi, scfcmi.tl])
+def test_names_that_are_imported_when_used(module: ModuleType) -> None:
+    assert dir(module) == module.__all__
+    assert all(getattr(module, name) is not None for name in module.__all__)
+    with pytest.raises(AttributeError, match=f"module '{module.__name__}' has no attribute 'nothing'"):
+        _ = module.nothing

@@ -130,10 +130,10 @@ def read_diagnosis(adata: AnnData, key: str) -> tuple[Mapping[str, Any], NDArray
     missing = [entry for entry in NEEDED if entry not in found]
     if not missing:
         status = _words(found["status"])
-        shape = len(found["clusters"]), len(found["groups"])
         shapes = {np.shape(found[entry]) for entry in ("status", "n_cells", "counterpart")}
+        rows, columns, judged = (np.shape(found[entry]) for entry in ("clusters", "groups", "cluster_status"))
         known = set(status.ravel()) <= set(STATUS_COLORS)
-        if shapes == {shape} and known and len(found["cluster_status"]) == shape[0] and min(shape) > 0:
+        if shapes == {rows + columns} and known and judged == rows and len(rows) == len(columns) == 1 and status.size:
             return found, status
     what = f"it lacks {missing}" if missing else "its tables do not go with its clusters and groups"
     msg = f"adata.uns[{name!r}] is damaged: {what}. Run `scfcmi.tl.diagnose(adata, {key!r})` again."

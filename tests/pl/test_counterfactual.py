@@ -119,3 +119,18 @@ def test_refused(
     with pytest.raises(error, match=match):
         sf.pl.counterfactual(fitted[0], **({"model": fitted[1]} | options))
     assert not plt.get_fignums()
+
+
+def test_what_does_not_say_enough(fitted: tuple[AnnData, sf.model.FCMI]) -> None:
+    adata, model = fitted
+    other = adata.copy()
+    del other.uns["fair_cluster"]["params"]["sensitive_key"]
+    with pytest.raises(KeyError, match="does not say which column holds the groups"):
+        sf.pl.counterfactual(other, model=model, show=False)
+    nameless = sf.model.FCMI(3, progress_bar=False, device="cpu").fit(adata.X, adata.obs["tech"].to_numpy())
+    with pytest.raises(ValueError, match="fitted without gene names"):
+        sf.pl.counterfactual(adata, model=nameless, show=False)
+    elsewhere = adata.copy()
+    elsewhere.obsm["X_fair_cluster"] = np.ones((300, 1))
+    with pytest.raises(ValueError, match=r"with shape \(300, 1\) is not an embedding by this model"):
+        sf.pl.counterfactual(elsewhere, model=model, show=False)

@@ -65,6 +65,9 @@ def test_a_missing_diagnosis_is_named() -> None:
     [
         ({"status": np.full((2, 2), "shared")}, "its tables do not go with"),
         ({"status": np.full((5, 2), "nonsense")}, "its tables do not go with"),
+        ({"clusters": True}, "its tables do not go with"),
+        ({"groups": "ab"}, "its tables do not go with"),
+        ({"cluster_status": float("nan")}, "its tables do not go with"),
         ({"cluster_status": None}, r"it lacks \['cluster_status'\]"),
     ],
 )

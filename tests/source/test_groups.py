@@ -127,3 +127,12 @@ def test_attributes_that_do_not_go_together(values: Any, match: str) -> None:
     with warnings.catch_warnings(), pytest.raises(ValueError, match=match):
         warnings.simplefilter("ignore")
         read_groups(values)
+
+
+def test_later_groups_by_attribute() -> None:
+    known = read_groups({"tech": list("aabb"), "donor": list("xyxy")})
+    assert known.encode_all({"donor": ["y", "x"], "tech": ["a", "b"]}, 2).tolist() == [1, 2]
+    with pytest.raises(ValueError, match=r"groups lacks the attributes \['donor'\]; the model was fitted with"):
+        known.encode_all({"tech": list("ab")}, 2)
+    with pytest.raises(ValueError, match="groups has 2 values, but there are 3 cells"):
+        known.encode_all({"tech": list("ab"), "donor": list("xy")}, 3)

@@ -9,8 +9,11 @@ from typing import Any
 import anndata as ad
 import h5py
 import numpy as np
+import pandas as pd
 import pytest
+import zarr
 from anndata import AnnData
+from anndata.io import write_elem
 from scipy import sparse
 
 from scfcmi.source import MatrixSource, as_source, select_source
@@ -99,3 +102,18 @@ def test_selected_names(adata: AnnData) -> None:
     assert source.shape == (300, 3)
     with pytest.raises(ValueError, match="adata has no cells"):
         select_source(adata[:0])
+
+
+@pytest.mark.parametrize("kind", ["zarr", "h5"])
+def test_what_lies_in_a_store_is_a_matrix(tmp_path: Path, kind: str) -> None:
+    x = sparse.random(20, 5, 0.4, format="csr", dtype=np.float32, random_state=0)
+    root = zarr.open_group(tmp_path / "a.zarr", mode="w") if kind == "zarr" else h5py.File(tmp_path / "a.h5", "w")
+    write_elem(root, "sparse", x)
+    write_elem(root, "dense", x.toarray())
+    for name in ("sparse", "dense"):
+        np.testing.assert_array_equal(dense(as_source(root[name]).rows(slice(3, 9))), x[3:9].toarray())
+
+
+def test_a_series_is_no_matrix() -> None:
+    with pytest.raises(ValueError, match="X must be a matrix with two dimensions"):
+        as_source(pd.Series([1.0, 2.0]))

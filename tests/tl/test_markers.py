@@ -84,3 +84,9 @@ def test_the_run_says_which_groups_and_nothing_is_written(cells: AnnData) -> Non
 def test_refused(cells: AnnData, arguments: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         markers(cells, **({"key": "kind", "sensitive_key": "tech"} | arguments))
+
+
+def test_cells_without_a_cluster_are_refused(adata: AnnData) -> None:
+    adata.obs["some"] = adata.obs["cell_type"].where(np.arange(300) > 1)
+    with pytest.raises(ValueError, match="key='some' has 2 missing values. Look at the other cells alone"):
+        markers(adata, "some", "tech")

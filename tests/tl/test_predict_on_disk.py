@@ -298,3 +298,12 @@ def test_matrices_stay_on_disk(adata: AnnData, tmp_path: Path, suffix: str) -> N
             assert not isinstance(matrix, np.ndarray | sparse.spmatrix)
         assert list(opened.obsm["table"]) == ["a"]
         pd.testing.assert_frame_equal(opened.obs, adata.obs)
+
+
+def test_genes_that_stand_twice_cannot_be_found_by_name(adata: AnnData, model: FCMI, tmp_path: Path) -> None:
+    adata.var_names = ["gene"] * adata.n_vars
+    path = write(adata, tmp_path / "a.h5ad")
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="var_names has duplicates, so that genes cannot be found by name"):
+        sf.tl.predict_on_disk(path, model, sensitive_key="tech")
+    assert path.read_bytes() == before
