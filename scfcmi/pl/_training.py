@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scfcmi._keys import DEFAULT_KEY
 from scfcmi.published import LABELS
 
-from ._results import result
+from ._results import damaged, numbers, result
 from ._style import PALETTE, SMALL, despine, given_axes, legend_beside, new_axes, should_return
 
 # Terms of the default's history; those of the published network bring their labels.
@@ -86,8 +86,8 @@ def training(
     >>> axes[1].get_title()
     'Information'
     """
-    history = {str(name): np.asarray(values, float) for name, values in result(adata, key, "history").items()}
-    stopped = adata.uns[key].get("stopped")
+    history = {str(name): _term(values, str(name), key) for name, values in result(adata, key, "history").items()}
+    end = _end(adata, key)
     history.pop("epoch", None)
     unit = "pass" if "free_energy" in history else "epoch"
     scores = [name for name in SCORES if name in history]
@@ -104,9 +104,30 @@ def training(
         despine(one)
     if scores:
         axes[2].set_ylim(0, 1.02)
-    if stopped is not None:
-        _mark_end(axes, stopped, unit)
+    if end is not None:
+        _mark_end(axes, *end, unit)
     return axes if should_return(show=show, own_figure=ax is None) else None
+
+
+def _term(values: Any, name: str, key: str) -> NDArray[np.float64]:
+    try:
+        term = np.asarray(values, float)
+    except (TypeError, ValueError):
+        term = np.empty((0, 0))
+    if term.ndim != 1:
+        raise ValueError(damaged(key, "history", f"{name!r} is no list of numbers"))
+    return term
+
+
+def _end(adata: AnnData, key: str) -> tuple[int, str] | None:
+    """When a run ended and why, where it says so."""
+    if "stopped" not in adata.uns[key]:
+        return None
+    stopped = result(adata, key, "stopped")
+    epoch = numbers(stopped, "epoch", key, "stopped")
+    if epoch.ndim or "reason" not in stopped:
+        raise ValueError(damaged(key, "stopped", "it does not say when and why the run ended"))
+    return int(epoch), str(stopped["reason"])
 
 
 def _label(name: str) -> str:
@@ -136,8 +157,7 @@ def _lines(ax: Axes, terms: Mapping[str, NDArray[np.float64]]) -> None:
         legend_beside(ax, ax.get_lines(), names)
 
 
-def _mark_end(axes: Sequence[Axes], stopped: Mapping[str, object], unit: str) -> None:
-    epoch, reason = int(str(stopped["epoch"])), str(stopped["reason"])
+def _mark_end(axes: Sequence[Axes], epoch: int, reason: str, unit: str) -> None:
     for one in axes:
         one.axvline(epoch, color="0.6", linestyle=":", lw=1, zorder=0)
     said = textwrap.fill(f"ended after {unit} {epoch}: {reason}", 70)

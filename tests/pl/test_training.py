@@ -79,3 +79,22 @@ def test_scores_of_every_epoch_are_a_third_panel() -> None:
     np.testing.assert_array_equal(scores.get_lines()[1].get_xdata(), np.arange(1, 6))
     with pytest.raises(ValueError, match="ax must be 3 matplotlib Axes"):
         panels(adata, ax=[terms, information])
+
+
+@pytest.mark.parametrize(
+    ("history", "stopped", "match"),
+    [
+        ({"loss": 1e308}, None, r"\['history'\] is damaged: 'loss' is no list of numbers"),
+        ({"loss": ["a", "b"]}, None, "'loss' is no list of numbers"),
+        ({"loss": np.ones((2, 2))}, None, "'loss' is no list of numbers"),
+        ({}, "early", r"\['stopped'\] is damaged: it is no table of results, but str"),
+        ({}, {"reason": "moved"}, "it has no 'epoch'"),
+        ({}, {"epoch": np.nan, "reason": "moved"}, "'epoch' has values that are not finite"),
+        ({}, {"epoch": [1, 2], "reason": "moved"}, "it does not say when and why"),
+        ({}, {"epoch": 1}, "it does not say when and why"),
+    ],
+)
+def test_a_damaged_history(history: dict[str, Any], stopped: Any, match: str) -> None:
+    adata = make({"i_gc": np.ones(3)} | history, **({} if stopped is None else {"stopped": stopped}))
+    with pytest.raises(ValueError, match=match):
+        panels(adata)
