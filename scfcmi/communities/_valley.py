@@ -46,10 +46,12 @@ class Valleys:
 
     def __call__(self, first: Sequence[int], second: Sequence[int]) -> float:
         """Between two unions; of a few cells nothing is known."""
-        rows = [np.concatenate([self._rows[cluster] for cluster in side]) for side in (first, second)]
-        if min(map(len, rows)) < FEWEST:
+        parts = [[self._rows[cluster] for cluster in side] for side in (first, second)]
+        # Before anything is copied: most of what is asked about is as small as that.
+        if min(sum(map(len, part)) for part in parts) < FEWEST:
             return UNDECIDED
-        return valley(self.points[rows[0]], self.points[rows[1]], np.random.default_rng(self.random_state))
+        low, high = (self.points[np.concatenate(part)] for part in parts)
+        return valley(low, high, np.random.default_rng(self.random_state))
 
 
 def valley(first: NDArray[np.floating], second: NDArray[np.floating], rng: np.random.Generator) -> float:

@@ -129,11 +129,12 @@ def fit_default(
         parts.append(votes.matrix(tree.n_leaves))
     leaves = sp.vstack(parts, format="csr")
     del parts
-    state = replace(state, cluster_of_leaf=largest_first(leaves, state.cluster_of_leaf, k))
-    labels = state.cluster_of_leaf[best_leaf(leaves)]
+    leaf = best_leaf(leaves)
+    state = replace(state, cluster_of_leaf=largest_first(leaf, state.cluster_of_leaf, k))
+    labels = state.cluster_of_leaf[leaf]
     deviation = _deviation(cells, position, groups, labels, k, fit.prior.local)
     del cells  # before probabilities, which are as large again, are made
-    found = state.assignment(leaves, position, likelihood)
+    found = state.assignment(leaves, labels, position, likelihood)
     if found.unlike is not None and len(source.empty):
         found.unlike[source.empty] = True
     return DefaultFit(state, fit, found, deviation)

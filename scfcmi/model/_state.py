@@ -131,7 +131,8 @@ class Registered:
         z = self.look.front.transform_on(self.device, block)
         position, component, likelihood = self.place(self.look, z, codes, smooth)
         votes = self.votes(position, component, lambda rows: block[rows], codes, smooth)
-        return self.assignment(votes.matrix(self.tree.n_leaves), position, likelihood)
+        leaves = votes.matrix(self.tree.n_leaves)
+        return self.assignment(leaves, self.cluster_of_leaf[best_leaf(leaves)], position, likelihood)
 
     def place(
         self, look: Look, z: Tensor, codes: NDArray[np.int64] | None, smooth: NDArray[np.float32]
@@ -178,9 +179,11 @@ class Registered:
             closer.append((inside, finer, part.leaf))
         return votes.refined(closer)
 
-    def assignment(self, leaves: sp.csr_matrix, position: Tensor, likelihood: Tensor) -> Assignment:
-        """Clusters from p(leaf | cell)."""
-        labels, proba = clusters_of_leaves(leaves, self.cluster_of_leaf, self.n_clusters, self.device)
+    def assignment(
+        self, leaves: sp.csr_matrix, labels: NDArray[np.int64], position: Tensor, likelihood: Tensor
+    ) -> Assignment:
+        """What is told of cells, from p(leaf | cell) and the clusters of their likeliest leaves."""
+        proba = proba_of_clusters(leaves, self.cluster_of_leaf, self.n_clusters, self.device)
         middle, scatter = self.typical
         unlike = (likelihood < middle - UNLIKE * scatter).cpu().numpy()
         return Assignment(labels, proba, position.float().cpu().numpy(), leaves, unlike)
@@ -210,21 +213,21 @@ def _inside(rows_of: RowsOf, inside: NDArray[np.int64]) -> RowsOf:
     return lambda rows: rows_of(inside[rows])
 
 
-def largest_first(leaves: sp.csr_matrix, cluster_of_leaf: NDArray[np.int64], n_clusters: int) -> NDArray[np.int64]:
-    """Cluster of every leaf, numbered so that the one with most cells is 0."""
-    size = np.bincount(cluster_of_leaf[best_leaf(leaves)], minlength=n_clusters)
+def largest_first(leaf: NDArray[np.int64], cluster_of_leaf: NDArray[np.int64], n_clusters: int) -> NDArray[np.int64]:
+    """Cluster of every leaf, numbered so that the one with most cells, whose leaves are given, is 0."""
+    size = np.bincount(cluster_of_leaf[leaf], minlength=n_clusters)
     rank = np.empty(n_clusters, np.int64)
     rank[np.argsort(-size, kind="stable")] = np.arange(n_clusters)
     return rank[cluster_of_leaf]
 
 
-def clusters_of_leaves(
+def proba_of_clusters(
     leaves: sp.csr_matrix,
     cluster_of_leaf: NDArray[np.int64],
     n_clusters: int,
     device: torch.device | str = "cpu",
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Cluster of every cell, that of its likeliest leaf, and p(cluster | cell), shape (n_cells, n_clusters)."""
+) -> NDArray[np.float32]:
+    """p(cluster | cell), the sum over the leaves of each cluster, shape (n_cells, n_clusters)."""
     proba = np.empty((leaves.shape[0], n_clusters), np.float32)
     for start in range(0, len(proba), SUMMED):
         some, part = leaves[start : start + SUMMED], proba[start : start + SUMMED]
@@ -233,7 +236,7 @@ def clusters_of_leaves(
         weight = torch.from_numpy(some.data.astype(np.float32)).to(device)
         total = torch.zeros(part.size, device=device).scatter_add_(0, where, weight)
         part[:] = total.reshape(part.shape).cpu().numpy()
-    return cluster_of_leaf[best_leaf(leaves)], proba
+    return proba
 
 
 def best_leaf(leaves: sp.csr_matrix) -> NDArray[np.int64]:

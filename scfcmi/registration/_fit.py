@@ -280,9 +280,7 @@ def _matched(
     rows = stratified_sketch(codes, MATCHED, rng)
     levels = design.levels[codes[rows]]
     if bins is not None and bins.shape[1]:
-        back = np.empty(len(codes), np.int64)
-        back[cells.slot] = np.arange(len(codes))
-        levels = np.hstack([levels, bins[back[rows]]])
+        levels = np.hstack([levels, bins[cells.order[rows]]])
     z = cells.z[torch.from_numpy(rows).to(cells.z.device)].cpu().float().numpy()
     rounds = MATCHING_ROUNDS_NUMBERS if design.n_smooth else MATCHING_ROUNDS
     length = np.median(np.linalg.norm(z, axis=1))

@@ -14,7 +14,7 @@ from scfcmi._numbers import check_count, check_real
 from scfcmi.communities import Tree
 from scfcmi.model import Assignment
 from scfcmi.model._evidence import evidence_of
-from scfcmi.model._state import clusters_of_leaves, largest_first
+from scfcmi.model._state import best_leaf, largest_first, proba_of_clusters
 
 from ._adata import (
     check_adata,
@@ -161,5 +161,7 @@ def _stored_tree(stored: Any, key: str) -> Tree:
 
 def _cut(tree: Tree, leaves: sp.csr_matrix, k: int) -> Assignment:
     """Clusters of a cut, the largest first."""
-    labels, proba = clusters_of_leaves(leaves, largest_first(leaves, tree.cut(k), k), k)
-    return Assignment(labels, proba, np.empty((len(labels), 0), np.float32))
+    leaf = best_leaf(leaves)
+    cluster_of_leaf = largest_first(leaf, tree.cut(k), k)
+    proba = proba_of_clusters(leaves, cluster_of_leaf, k)
+    return Assignment(cluster_of_leaf[leaf], proba, np.empty((len(leaf), 0), np.float32))
