@@ -23,6 +23,14 @@ def natural_order(values: Iterable[Name]) -> list[Name]:
     return sorted(values, key=_key)
 
 
+def named_levels(values: ArrayLike) -> tuple[NDArray[np.int64], list[str]]:
+    """Code of each cell, and the levels behind the codes in natural order; values as :func:`level_names` has them."""
+    codes, found = pd.factorize(as_column(values))
+    names = [_level_name(value) for value in found]
+    levels = natural_order(set(names))
+    return pd.Index(levels, dtype=object).get_indexer(pd.Index(names, dtype=object)).astype(np.int64)[codes], levels
+
+
 def level_names(values: ArrayLike) -> NDArray[np.object_]:
     """What the level of each cell is called, whatever type says so: 1, 1.0 and `"1"` are the same level.
 

@@ -200,8 +200,8 @@ def _look(
     )
     graph, inverse_dimension = connectivities(index, distance), local_dimension(distance).cpu().numpy()
     small = small_clusters(graph, landmarks.random_state)
-    points, seed = front.raised(position).cpu().numpy(), landmarks.random_state
-    tree = merge_tree(Links.between(small, graph, inverse_dimension), Valleys(points, small, seed))
+    valleys = Valleys(front.raised(position).cpu().numpy(), small, landmarks.random_state)
+    tree = merge_tree(Links.between(small, graph, inverse_dimension), valleys)
     n_branches = tree.n_clusters(1 / strict)
     branch_of_small = tree.cut(n_branches)
     branch = branch_of_small[small]
@@ -229,7 +229,7 @@ def _look(
     links = Links.between(cluster, graph, inverse_dimension)
     links.known = _block_diagonal(known)
     look = Look(front, mixture, position, component, leaf, branch, closer)
-    upper = merge_tree(links, Valleys(points, cluster, seed))
+    upper = merge_tree(links, replace(valleys, small=cluster))
     return _Found(look, forest, cluster, nodes, replace(upper, link=upper.link * strict))
 
 

@@ -179,27 +179,35 @@ def merge_tree(links: Links, valley: Callable[[list[int], list[int]], float] | N
     node, alive = np.arange(n), np.ones(n, bool)
     members: list[list[int]] = [[leaf] for leaf in range(n)]
     final = ~np.isnan(links.known) if valley is not None else np.ones((n, n), bool)
+    factor = np.ones((n, n))  # of what lies between, on the link
 
     def look(i: int, j: int) -> None:
         if valley is not None and not final[i, j]:
-            link[i, j] = link[j, i] = weighed(link[i, j], valley(members[i], members[j]))
+            now = weighed(link[i, j], valley(members[i], members[j]))
+            factor[i, j] = factor[j, i] = now / max(link[i, j], 1e-300)
+            link[i, j] = link[j, i] = now
             final[i, j] = final[j, i] = True
 
-    merges, strength = [], []
+    merges, strength, apart = [], [], False
     for step in range(n - 1):
-        i, j = _strongest(link, final, look)
+        i, j = divmod(int(link.argmax()), n) if apart else _strongest(link, final, look)
         if link[i, j] < THRESHOLD:
+            apart = True
             share = np.maximum(links.table.sum(axis=1), 1e-300)
             favoured = np.where(link >= 0, np.maximum(link, 1e-9) * np.minimum.outer(share, share) ** -SIZE, -1)
             i, j = divmod(int(favoured.argmax()), n)
         i, j = min(i, j), max(i, j)
         merges.append((node[i], node[j]))
         strength.append(link[i, j])
+        # Between what is apart from both of two clusters and their union lies what lies between it and each of them.
+        both = np.maximum(links.table[i] + links.table[j], 1e-300)
+        between = (links.table[i] * factor[i] + links.table[j] * factor[j]) / both
         links.join(i, j)
+        factor[i] = factor[:, i] = np.where(apart & np.isnan(links.known[i]), between, 1.0)
         members[i] = members[i] + members[j]
         node[i], alive[j] = n + step, False
         link[j] = link[:, j] = -1
-        row = np.where(alive, links.of(np.array([i]))[0], -1)
+        row = np.where(alive, links.of(np.array([i]))[0] * factor[i], -1)
         link[i] = link[:, i] = row
         if valley is not None:
             final[i] = final[:, i] = ~np.isnan(links.known[i])
@@ -221,8 +229,10 @@ def _strongest(
             pairs = np.argwhere(np.triu(weak | weak.T, 1))
             if not len(pairs):
                 return i, j
-            for a, b in pairs.tolist():
+            for a, b in pairs[np.argsort(-link[tuple(pairs.T)], kind="stable")].tolist():
                 look(a, b)
+                if link[a, b] >= 1:  # none that is weak can be linked more
+                    return a, b
         elif link[i, j] >= CERTAIN or final[i, j]:
             return i, j
         else:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from hashlib import blake2b
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,8 +13,8 @@ from scipy.ndimage import gaussian_filter1d
 
 from ._tree import UNDECIDED
 
-# Cells of a cluster that the direction is found from, and the fewest that tell something.
-MOST, FEWEST = 500, 10
+# Fewest cells of a cluster that tell something; most that the direction is found from, and that stand for its density.
+FEWEST, MOST, STAND = 10, 500, 2000
 # The direction from one cluster to the other is found without the cells that are measured along it, a part at a time.
 PARTS = 5
 # What is added to the covariance, in mean variances.
@@ -24,7 +25,7 @@ GRID = 512
 
 @dataclass(frozen=True)
 class Valleys:
-    """How deep valleys are between unions of small clusters.
+    """How deep valleys are between unions of small clusters; between the same cells always the same.
 
     Parameters
     ----------
@@ -34,11 +35,14 @@ class Valleys:
         Small cluster of every cell, counted from 0 without gaps, shape (n_cells,).
     random_state
         Seed.
+    known
+        What was found, by the cells on either side.
     """
 
     points: NDArray[np.floating]
     small: NDArray[np.int64]
     random_state: int
+    known: dict[tuple[bytes, bytes], float] = field(default_factory=dict)
 
     @cached_property
     def _rows(self) -> list[NDArray[np.int64]]:
@@ -50,55 +54,100 @@ class Valleys:
         # Before anything is copied: most of what is asked about is as small as that.
         if min(sum(map(len, part)) for part in parts) < FEWEST:
             return UNDECIDED
-        low, high = (self.points[np.concatenate(part)] for part in parts)
-        return valley(low, high, np.random.default_rng(self.random_state))
+        low, high = sorted((np.sort(np.concatenate(part)) for part in parts), key=lambda rows: rows[0])
+        key = _digest(low), _digest(high)
+        if key not in self.known:
+            self.known[key] = valley(self.points, low, high, np.random.default_rng(self.random_state))
+        return self.known[key]
 
 
-def valley(first: NDArray[np.floating], second: NDArray[np.floating], rng: np.random.Generator) -> float:
+def _digest(rows: NDArray[np.int64]) -> bytes:
+    return blake2b(rows.tobytes(), digest_size=16).digest()
+
+
+def valley(
+    points: NDArray[np.floating], first: NDArray[np.int64], second: NDArray[np.int64], rng: np.random.Generator
+) -> float:
     """Density of cells at the lowest place between two clusters, over that of the lower one of the two tops beside it.
 
     It is measured along the direction that separates the two best (Fisher's linear discriminant). Clusters were found
     from the very positions that are measured, and in many directions few cells lie apart along *some* direction by
     chance; so every cell is placed along a direction found without it. Parts of one homogeneous cluster, however long
-    it is, have a valley of about one; clusters with nothing between them of zero.
+    it is, have a valley of about one; clusters with nothing between them of zero. Of many cells a random choice stands
+    for all.
 
     Parameters
     ----------
+    points
+        Positions of all cells, shape (n_cells, n_dims).
     first, second
-        Positions of the cells of each, shapes (n_first, n_dims) and (n_second, n_dims).
+        Rows of the cells of each.
     rng
         Source of randomness.
     """
-    points, upper = np.vstack([first, second]), np.repeat([False, True], [len(first), len(second)])
-    part = np.concatenate([rng.permutation(len(side)) % PARTS for side in (first, second)])
-    along = np.empty(len(points))
-    for own in range(PARTS):
-        low, high = (_some(points, np.flatnonzero((part != own) & (upper == side)), rng) for side in (False, True))
-        between = high.mean(0) - low.mean(0)
-        spread = (low - low.mean(0)).T @ (low - low.mean(0)) + (high - high.mean(0)).T @ (high - high.mean(0))
-        spread[np.diag_indices(len(spread))] += RIDGE * np.trace(spread) / len(spread) + 1e-12
-        direction = np.linalg.solve(spread, between)
-        # The means of the cells that the direction was found from are at 0 and 1.
-        length = max(float(between @ direction), 1e-300)
-        along[part == own] = (points[part == own] @ direction - low.mean(0) @ direction) / length
-    return _lowest(along, upper)
+    kept = [rows if len(rows) <= STAND else rng.choice(rows, STAND, replace=False) for rows in (first, second)]
+    low, high = (_Side.of(points[rows].astype(np.float64), rng) for rows in kept)
+    between = high.mean - low.mean
+    spread = low.scatter + high.scatter
+    n_dims = between.shape[1]
+    spread += np.eye(n_dims) * (RIDGE * spread.trace(axis1=1, axis2=2) / n_dims + 1e-12)[:, None, None]
+    direction = np.linalg.solve(spread, between[:, :, None])[:, :, 0]
+    # The means of the cells that the direction was found from are at 0 and 1.
+    length = np.maximum((between * direction).sum(1), 1e-300)
+    direction, start = direction / length[:, None], (low.mean * direction).sum(1) / length
+    along = [(side.points @ direction.T - start)[np.arange(len(side.points)), side.part] for side in (low, high)]
+    return _lowest(along[0], along[1], len(first) / len(kept[0]), len(second) / len(kept[1]))
 
 
-def _some(points: NDArray[np.floating], rows: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.float64]:
-    kept = rows if len(rows) <= MOST else rng.choice(rows, MOST, replace=False)
-    return points[kept].astype(np.float64)
+@dataclass(frozen=True)
+class _Side:
+    """Cells of one cluster, and what is left of them without each part, for parts of equal size.
+
+    Parameters
+    ----------
+    points
+        Positions, shape (n_cells, n_dims).
+    part
+        Part of every cell, shape (n_cells,).
+    mean, scatter
+        Without each part, shapes (n_parts, n_dims) and (n_parts, n_dims, n_dims).
+    """
+
+    points: NDArray[np.float64]
+    part: NDArray[np.int64]
+    mean: NDArray[np.float64]
+    scatter: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, points: NDArray[np.float64], rng: np.random.Generator) -> _Side:
+        """Parts at random; of many cells some tell the direction."""
+        points = points[rng.permutation(len(points))]
+        part = np.arange(len(points)) % PARTS
+        some = points[: MOST * PARTS // (PARTS - 1)]
+        centre = some.mean(0)
+        split = [some[own::PARTS] - centre for own in range(PARTS)]
+        total = np.stack([own.sum(0) for own in split])
+        square = np.stack([own.T @ own for own in split])
+        left = len(some) - np.array([len(own) for own in split])[:, None]
+        mean = (total.sum(0) - total) / left
+        scatter = square.sum(0) - square - left[:, :, None] * mean[:, :, None] * mean[:, None, :]
+        return cls(points, part, centre + mean, scatter)
 
 
-def _lowest(along: NDArray[np.float64], upper: NDArray[np.bool_]) -> float:
-    low, high = along[~upper], along[upper]
+def _lowest(low: NDArray[np.float64], high: NDArray[np.float64], of_low: float, of_high: float) -> float:
+    """The same along a line, for cells that stand for so many each."""
     start, stop = np.median(low), np.median(high)
     width = 1.06 * min(low.std(), high.std()) * min(len(low), len(high)) ** -0.2  # Silverman's rule
     if stop <= start or width <= 0:
         return float(stop <= start)
-    first, last = along.min() - 3 * width, along.max() + 3 * width
-    count, edges = np.histogram(along, GRID, (first, last))
-    density = gaussian_filter1d(count.astype(np.float64), width / (edges[1] - edges[0]), mode="constant")
-    middle = (edges[1:] + edges[:-1]) / 2
+    first = min(low.min(), high.min()) - 3 * width
+    step = (max(low.max(), high.max()) + 3 * width - first) / GRID
+    count = sum(
+        weight * np.bincount(((side - first) / step).astype(np.int64), minlength=GRID)[:GRID]
+        for side, weight in ((low, of_low), (high, of_high))
+    )
+    density = gaussian_filter1d(np.asarray(count, np.float64), width / step, mode="constant")
+    middle = first + step * (np.arange(GRID) + 0.5)
     between = np.flatnonzero((middle >= start) & (middle <= stop))
     if not len(between):
         return 1.0

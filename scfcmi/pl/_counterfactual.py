@@ -223,7 +223,7 @@ def _own_groups(adata: AnnData, key: str) -> NDArray[np.str_]:
     if not names:
         msg = f"adata.uns[{key!r}] does not say which column holds the groups. Run `scfcmi.tl.fair_cluster` first."
         raise KeyError(msg)
-    return obs_groups(adata, names).values
+    return np.asarray(obs_groups(adata, names).values)
 
 
 def _chosen_groups(model: FCMI, groups: Sequence[str] | None, own: NDArray[np.str_]) -> list[str]:

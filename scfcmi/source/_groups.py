@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from scfcmi._levels import as_column, level_names, meet, natural_order
+from scfcmi._levels import as_column, level_names, meet, named_levels, natural_order
 from scfcmi._warn import warn
 
 # A numeric column with more distinct values than this is a measurement (depth, age), not a grouping.
@@ -88,9 +88,9 @@ class Groups:
         return replace(self, codes=self.codes[rows])
 
     @property
-    def values(self) -> NDArray[np.str_]:
+    def values(self) -> pd.Categorical[str]:
         """Name of each cell's group, shape (n_cells,)."""
-        return np.array(self.levels)[self.codes]
+        return pd.Categorical.from_codes(self.codes, categories=pd.Index(self.levels, dtype=object))
 
     @property
     def counts(self) -> NDArray[np.int64]:
@@ -178,7 +178,10 @@ def combine_groups(attributes: Mapping[str, Groups]) -> Groups:
     if len(set(lengths.values())) > 1:
         msg = f"All attributes need one value per cell, but they have {lengths} values."
         raise ValueError(msg)
-    found, codes = np.unique(np.stack([g.codes for g in attributes.values()], axis=1), axis=0, return_inverse=True)
+    each = np.stack([groups.codes for groups in attributes.values()], axis=1)
+    # Whole rows are compared far more slowly than numbers.
+    found, codes = np.unique(each if each.shape[1] > 1 else each[:, 0], axis=0, return_inverse=True)
+    found = found.reshape(-1, each.shape[1])
     factors = tuple(
         Factor(name, groups.levels, np.ascontiguousarray(column))
         for (name, groups), column in zip(attributes.items(), found.T, strict=True)
@@ -208,12 +211,11 @@ def _encoded(values: ArrayLike, name: str) -> tuple[NDArray[np.int64], tuple[str
                 "Bin it first, e.g. with `pandas.qcut`, or convert it to strings if the numbers are names."
             )
             raise ValueError(msg)
-    names = level_names(column)
-    levels = natural_order(set(names))
+    codes, levels = named_levels(column)
     if len(levels) < 2:
         msg = (
             f"{name} has a single group, {levels}: there is nothing to be fair about. "
             "Choose a column with two or more groups, or use ordinary clustering (e.g. `scanpy.tl.leiden`)."
         )
         raise ValueError(msg)
-    return pd.Index(levels, dtype=object).get_indexer(pd.Index(names, dtype=object)).astype(np.int64), tuple(levels)
+    return codes, tuple(levels)

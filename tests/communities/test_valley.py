@@ -14,6 +14,11 @@ def gaussian(n: int, n_dims: int = 20, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((n, n_dims))
 
 
+def between(first: np.ndarray, second: np.ndarray) -> float:
+    rows = np.arange(len(first) + len(second))
+    return valley(np.vstack([first, second]), rows[: len(first)], rows[len(first) :], np.random.default_rng(0))
+
+
 @pytest.mark.parametrize("length", [1, 5, 20])
 @pytest.mark.parametrize("n", [200, 4 * MOST])
 def test_halves_of_one_cluster_have_no_valley(n: int, length: float) -> None:
@@ -22,7 +27,7 @@ def test_halves_of_one_cluster_have_no_valley(n: int, length: float) -> None:
         points = gaussian(n, seed=seed)
         points[:, 0] *= length
         half = points[:, 0] > 0.3 * length
-        found.append(valley(points[half], points[~half], np.random.default_rng(0)))
+        found.append(between(points[half], points[~half]))
     assert np.median(found) > NO_VALLEY
 
 
@@ -30,7 +35,7 @@ def test_halves_of_one_cluster_have_no_valley(n: int, length: float) -> None:
 def test_separate_clusters_have_one(n: int, others: int) -> None:
     apart = gaussian(n, seed=1)
     apart[:, 3] += 7
-    assert valley(apart, gaussian(others), np.random.default_rng(0)) < 0.1
+    assert between(apart, gaussian(others)) < 0.1
 
 
 def test_few_cells_in_many_directions_are_not_apart_by_chance() -> None:
@@ -39,7 +44,7 @@ def test_few_cells_in_many_directions_are_not_apart_by_chance() -> None:
     for seed in range(5):
         points = gaussian(60, 50, seed)
         upper = KMeans(2, n_init=3, random_state=0).fit_predict(points) == 1
-        found.append(valley(points[upper], points[~upper], np.random.default_rng(0)))
+        found.append(between(points[upper], points[~upper]))
     assert np.median(found) > UNDECIDED
 
 
