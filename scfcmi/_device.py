@@ -8,13 +8,13 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
-from functools import wraps
+from functools import cache, wraps
 from typing import Any, ParamSpec, TypeVar
 
 import torch
 import torch.distributed as dist
 import torch.utils.deterministic
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController, threadpool_limits
 
 from scfcmi._warn import warn
 
@@ -240,6 +240,21 @@ def all_threads() -> Iterator[None]:
         yield
     finally:
         _threads.leave(before)
+
+
+@contextmanager
+def one_openmp_thread() -> Iterator[None]:
+    """Have compiled code of other libraries work on one thread, where several would add up in whatever order they end.
+
+    scikit-learn's k-means is such: on three threads or more, the same seed gives other centres every time.
+    """
+    with _libraries().limit(limits=1, user_api="openmp"):
+        yield
+
+
+@cache
+def _libraries() -> ThreadpoolController:
+    return ThreadpoolController()
 
 
 @contextmanager

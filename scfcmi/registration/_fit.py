@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 from torch import Tensor
 
-from scfcmi._device import pieces, smaller_when_full, threads_for
+from scfcmi._device import one_openmp_thread, pieces, smaller_when_full, threads_for
 from scfcmi.source import stratified_sketch
 
 from ._design import Design
@@ -193,7 +193,7 @@ def _start(
 
 def _kmeans(points: Tensor, k: int, rng: np.random.Generator) -> KMeans:
     seed = int(rng.integers(2**31))
-    with _LOCK:
+    with _LOCK, one_openmp_thread():
         return KMeans(k, n_init=1, random_state=seed).fit(points.cpu().float().numpy())
 
 

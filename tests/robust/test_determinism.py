@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -54,6 +57,22 @@ def same(one: Assignment, other: Assignment) -> bool:
 
 def test_run_to_run(cells: tuple[sparse.csr_matrix, np.ndarray], plain: Assignment) -> None:
     assert same(fit(*cells), plain)
+
+
+def test_run_to_run_with_many_threads() -> None:
+    """What several threads add up, they add in the order in which they end: with three or more, that is by chance."""
+    script = """
+import scanpy  # as users do, and then scikit-learn has threads of its own
+import numpy as np, scfcmi
+adata = scfcmi.datasets.many_types(4000, 10, 3, random_state=0)
+x, groups = adata.obsm["X_pca"], adata.obs["tech"]
+runs = [scfcmi.model.FCMI(progress_bar=False, device="cpu").fit(x, groups) for _ in "123"]
+print(all(np.array_equal(run.assignment_.embedding, runs[0].assignment_.embedding) for run in runs))
+print(all(run.registration_.starts == runs[0].registration_.starts for run in runs))
+"""
+    env = os.environ | {"OMP_NUM_THREADS": "8"}
+    ran = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, check=True)
+    assert ran.stdout.split() == ["True", "True"], ran.stderr
 
 
 def test_another_seed_is_another_run(cells: tuple[sparse.csr_matrix, np.ndarray], plain: Assignment) -> None:
