@@ -24,7 +24,7 @@ LEAST_SIGNAL = 1e-2
 OVERSAMPLED, POWER_ITERATIONS = 10, 4
 # Up to so many entries, a dense matrix is quicker than a sparse one.
 DENSE_ENTRIES = 2**23
-# Below this size a full decomposition is quicker than an iterative one.
+# Up to this size a full decomposition is quicker than an iterative one.
 SMALL = 200
 
 
@@ -233,8 +233,7 @@ def _directions(
     """
     n, n_columns = block.shape
     if k >= min(n, n_columns) - 1 or min(n, n_columns) <= SMALL:
-        _, values, rows = np.linalg.svd(dense(block) - membership @ centres, full_matrices=False)
-        vectors, values = rows[:k].T, values[:k]
+        vectors, values = _of_few(np.asarray(dense(block) - membership @ centres, np.float64), k)
     else:
         # Subspace iteration (Halko, Martinsson & Tropp 2011), all directions at once.
         back = block.T
@@ -245,4 +244,18 @@ def _directions(
         _, values, rows = np.linalg.svd(block @ guess - membership @ (centres @ guess), full_matrices=False)
         vectors, values = guess @ rows[:k].T, values[:k]
     sign = np.sign(vectors[np.abs(vectors).argmax(axis=0), np.arange(k)])
-    return vectors * np.where(sign == 0, 1, sign), np.square(values, dtype=np.float64) / n
+    vectors = (vectors * np.where(sign == 0, 1, sign)).astype(np.float32)
+    return vectors, np.square(values, dtype=np.float64) / n
+
+
+def _of_few(rows: NDArray[np.float64], k: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Leading right singular vectors and singular values, by the products of rows or of columns, whichever are fewer."""
+    n, n_columns = rows.shape
+    if n_columns <= n:
+        values, vectors = np.linalg.eigh(rows.T @ rows)
+        vectors = vectors[:, ::-1][:, :k]
+    else:
+        values, left = np.linalg.eigh(rows @ rows.T)
+        # Where there is no variance left any direction will do, but they are at right angles.
+        vectors = np.linalg.qr(rows.T @ left[:, ::-1][:, :k])[0]
+    return vectors, np.sqrt(np.maximum(values[::-1][:k], 0))

@@ -13,6 +13,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -354,7 +355,8 @@ def m_step(
     """
     n_groups, m, d = mixture.moves.shape
     mass, first = sums.mass.double(), sums.first.double()
-    weight = mass / mixture.variances.double()
+    precision = 1 / mixture.variances.double()
+    weight, per_cell = mass * precision, mass[..., None]
     features = prior.features(mixture.means)
     means, moves, slopes = (part.double() for part in (mixture.means, mixture.moves, mixture.slopes))
     n_factors = design.levels.shape[1]
@@ -367,20 +369,22 @@ def m_step(
     levels: list[Tensor] = []
     smooth = slopes.new_zeros(len(slopes), features.shape[1], d)
     log_det, second, count = 0.0, [0.0, 0.0], 0
+    total = mass.sum(0)[:, None]
+    held = total * precision[:, None] > 1e-6
+    weighted = features * precision[:, None]
     for turn in range(n_rounds):
         # Σ r (z − what numbers explain), per group and component.
-        rest = first - torch.einsum("gmp,pmd->gmd", smooth_mass, slopes)
-        pulled = (rest - mass[..., None] * moves).sum(0) / mixture.variances.double()[:, None]
-        total = weight.sum(0)[:, None]
-        means = torch.where(total > 1e-6, pulled / total.clamp_min(1e-6), means)
+        rest = first - torch.einsum("gmp,pmd->gmd", smooth_mass, slopes) if len(slopes) else first
+        means = torch.where(held, (rest - per_cell * moves).sum(0) / total.clamp_min(1e-300), means)
         last = turn == n_rounds - 1
         levels = []
         for i in range(n_factors):
-            others = moves - parts[i]
-            wanted = rest - mass[..., None] * (means + others)
-            wanted = wanted / mixture.variances.double()[:, None]
-            target = (has_level[i].T @ wanted.reshape(n_groups, -1)).reshape(-1, m, d)
-            solved = torch.cholesky_solve(features.T @ target, factors[i])
+            others = moves - parts[i] if n_factors > 1 else 0.0
+            wanted = rest - per_cell * (means + others)
+            # With a group for every level the sum is that group's own.
+            if not np.array_equal(design.levels[:, i], np.arange(n_groups)):
+                wanted = (has_level[i].T @ wanted.reshape(n_groups, -1)).reshape(-1, m, d)
+            solved = torch.cholesky_solve(weighted.T @ wanted, factors[i])
             # Shifting centres by what all levels share leaves every cell where it is and brings the levels nearer to 0.
             shared = solved.mean(0, keepdim=True)
             solved = solved - shared
