@@ -244,12 +244,11 @@ def _directions(
         _, values, rows = np.linalg.svd(block @ guess - membership @ (centres @ guess), full_matrices=False)
         vectors, values = guess @ rows[:k].T, values[:k]
     sign = np.sign(vectors[np.abs(vectors).argmax(axis=0), np.arange(k)])
-    vectors = (vectors * np.where(sign == 0, 1, sign)).astype(np.float32)
-    return vectors, np.square(values, dtype=np.float64) / n
+    return (vectors * np.where(sign == 0, 1, sign)).astype(np.float32), np.square(values, dtype=np.float64) / n
 
 
 def _of_few(rows: NDArray[np.float64], k: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Leading right singular vectors and singular values, by the products of rows or of columns, whichever are fewer."""
+    """Leading right singular vectors and singular values, by products of rows or columns, whichever are fewer."""
     n, n_columns = rows.shape
     if n_columns <= n:
         values, vectors = np.linalg.eigh(rows.T @ rows)
