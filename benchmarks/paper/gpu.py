@@ -502,8 +502,10 @@ def report(folders: Sequence[Path], out: Path) -> None:
     for path in [folder / "transcription.json" for folder in folders]:
         if path.exists():
             other = json.loads(path.read_text())
-            last = {name: value for name, value in other.items() if name != "scores"} | other["scores"][-1]
-            rows += [row for row in (_at_epoch(rows, last), last) if row is not None]
+            rows.append({name: value for name, value in other.items() if name != "scores"} | other["scores"][-1])
+    # Beside what was run for fewer epochs stands ours from the same seed as it was then.
+    then = {(row["set"], row["epochs"]): row for row in (_at_epoch(rows, other) for other in rows) if row is not None}
+    rows = sorted([*rows, *then.values()], key=lambda row: (row["set"], -row.get("epochs", 0), row["method"] != "FCMI"))
     frame = pd.DataFrame([{name: value for name, value in row.items() if name != "history"} for row in rows])
     machines = list(dict.fromkeys(document["machine"] for document in documents))
     lines = ["# The paper's images on a GPU", f"Made by `benchmarks/paper/gpu.py` on: {'; '.join(machines)}."]
@@ -533,7 +535,7 @@ def _at_epoch(rows: Sequence[dict[str, Any]], other: dict[str, Any]) -> dict[str
     """Our run from the same seed as it was when another one ended, if that was earlier."""
     for row in rows:
         is_it = row["method"] == "FCMI" and (row["set"], row["seed"]) == (other["set"], other["seed"])
-        if is_it and "acc" in row.get("history", {}) and row["epochs"] > (epoch := other["epochs"]):
+        if is_it and "acc" in row.get("history", {}) and row["epochs"] > (epoch := other.get("epochs", row["epochs"])):
             at = {name: row["history"][name][epoch - 1] for name in images.SCORES}
             return row | at | {"epochs": epoch, "fit_seconds": float("nan"), "history": {}}
     return None
