@@ -235,12 +235,15 @@ def _directions(
     if k >= min(n, n_columns) - 1 or min(n, n_columns) <= SMALL:
         vectors, values = _of_few(np.asarray(dense(block) - membership @ centres, np.float64), k)
     else:
-        # Subspace iteration (Halko, Martinsson & Tropp 2011), all directions at once.
-        back = block.T
+        # Subspace iteration (Halko, Martinsson & Tropp 2011), all directions at once. What spans them is kept apart by
+        # turns, on the side that is shorter; at the end the directions are brought to right angles.
+        back, short = block.T, n <= n_columns
         guess = np.random.default_rng(0).standard_normal((n_columns, min(k + OVERSAMPLED, n, n_columns)), np.float32)
-        for _ in range(POWER_ITERATIONS):
-            image = np.linalg.qr(block @ guess - membership @ (centres @ guess))[0]
-            guess = np.linalg.qr(back @ image - centres.T @ (membership.T @ image))[0]
+        for turn in range(POWER_ITERATIONS):
+            image = block @ guess - membership @ (centres @ guess)
+            image = np.linalg.qr(image)[0] if short else image
+            guess = back @ image - centres.T @ (membership.T @ image)
+            guess = guess if short and turn < POWER_ITERATIONS - 1 else np.linalg.qr(guess)[0]
         _, values, rows = np.linalg.svd(block @ guess - membership @ (centres @ guess), full_matrices=False)
         vectors, values = guess @ rows[:k].T, values[:k]
     sign = np.sign(vectors[np.abs(vectors).argmax(axis=0), np.arange(k)])

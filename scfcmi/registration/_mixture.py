@@ -37,8 +37,9 @@ ANNEALED, HOTTEST = 0.6, 2.0
 RANK = 64
 # Of what a cell is displaced by, no more than this share counts as its own.
 MOST_LEVERAGE = 0.99
-# Up to so many products of cells, components and dimensions, all groups are passed over at once: calls cost more then.
-AT_ONCE = 2**19
+# Up to so many products of cells, components and dimensions for every group, and in all, groups are passed over at once:
+# calls cost more then.
+AT_ONCE_EACH, AT_ONCE = 2**17, 2**23
 
 
 @dataclass(frozen=True)
@@ -182,7 +183,7 @@ def e_step(mixture: Mixture, cells: Positions, fairness: float, temperature: flo
     """
     n_groups, m, d = mixture.moves.shape
     p = len(mixture.slopes)
-    if p == 0 and cells.n_cells * m * d <= AT_ONCE:
+    if p == 0 and cells.n_cells * m * d <= min(AT_ONCE_EACH * n_groups, AT_ONCE):
         return _e_step_at_once(mixture, cells, fairness, temperature)
     new = mixture.means.new_zeros
     mass, first, second = new(n_groups, m), new(n_groups, m, d), new(m)
@@ -372,25 +373,27 @@ def m_step(
     total = mass.sum(0)[:, None]
     held = total * precision[:, None] > 1e-6
     weighted = features * precision[:, None]
+    own = [np.array_equal(column, np.arange(n_groups)) for column in design.levels.T]
     for turn in range(n_rounds):
         # Σ r (z − what numbers explain), per group and component.
         rest = first - torch.einsum("gmp,pmd->gmd", smooth_mass, slopes) if len(slopes) else first
-        means = torch.where(held, (rest - per_cell * moves).sum(0) / total.clamp_min(1e-300), means)
+        pulled = rest.sum(0) - torch.einsum("gm,gmd->md", mass, moves)
+        means = torch.where(held, pulled / total.clamp_min(1e-300), means)
         last = turn == n_rounds - 1
         levels = []
         for i in range(n_factors):
-            others = moves - parts[i] if n_factors > 1 else 0.0
-            wanted = rest - per_cell * (means + others)
+            others = moves - parts[i] if n_factors > 1 else None
+            wanted = torch.addcmul(rest, per_cell, means if others is None else means + others, value=-1)
             # With a group for every level the sum is that group's own.
-            if not np.array_equal(design.levels[:, i], np.arange(n_groups)):
+            if not own[i]:
                 wanted = (has_level[i].T @ wanted.reshape(n_groups, -1)).reshape(-1, m, d)
             solved = torch.cholesky_solve(weighted.T @ wanted, factors[i])
             # Shifting centres by what all levels share leaves every cell where it is and brings the levels nearer to 0.
             shared = solved.mean(0, keepdim=True)
             solved = solved - shared
             means = means + features @ shared[0]
-            parts[i] = (features @ solved)[level[i]]
-            moves = others + parts[i]
+            parts[i] = features @ solved if own[i] else (features @ solved)[level[i]]
+            moves = parts[i] if others is None else others + parts[i]
             levels.append(solved)
             if last:
                 log_det += _gain(solved, factors[i], second) * d

@@ -19,7 +19,7 @@ def test_the_page_is_right() -> None:
         pytest.skip("not a source checkout")
     names: dict[str, Any] = {}
     cells = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.S)
-    assert len(cells) == 15
+    assert len(cells) == 16
     for cell in cells:
         exec(compile(cell, str(PAGE), "exec"), names)
     assert names["compact"][0] > 2 * names["compact"][0.04]
@@ -28,6 +28,7 @@ def test_the_page_is_right() -> None:
     assert names["fairness"][0.20] > names["fairness"][0] + 0.1
     assert names["same"] > 0.9
     assert names["leakage"][0] < names["leakage"][1] - 0.2
+    assert names["agreement"][0] < names["agreement"][1] - 0.2
     fair, unfair = names["within_types"]
     assert names["everywhere"][0] < names["everywhere"][1] - 0.2 and fair > unfair - 0.1
     assert names["mirrored"][0] < 0.12 and names["mirrored"][1] > 0.99
