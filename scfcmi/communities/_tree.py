@@ -26,6 +26,8 @@ LARGEST_LINK = 0.2
 CERTAIN, LEAST = 1.5, 0.05
 # A valley of this depth says neither that clusters are apart nor that they are one; from the second on there is none.
 UNDECIDED, NO_VALLEY, DEEPEST = 0.5, 0.8, 0.05
+# Up to so many cells of the smaller cluster the root of a valley's odds counts, from so many on the odds themselves.
+ROOT_UP_TO, ODDS_FROM = 50, 300
 
 
 def homogeneous_link(n_points: NDArray[np.float64], dimension: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -138,11 +140,13 @@ class Links:
         self.known[i] = self.known[:, i] = np.fmax(self.known[i], self.known[j])
 
 
-def weighed(link: float, valley: float) -> float:
+def weighed(link: float, valley: float, n_cells: float = np.inf) -> float:
     """The link of two clusters between which there is a valley, or none.
 
-    A deep valley makes it weaker, by the root of the odds of its height. Without any, clusters are parts of one, and
-    linked at least as those are: one that is long in one direction has few links across its middle.
+    A deep valley makes it weaker, by the odds of its height, and by their root where few cells say so. There, no link
+    counts for more than that inside one cluster: in many directions neighbours are found across a valley as well.
+    Without any, clusters are parts of one, and linked at least as those are: one that is long in one direction has few
+    links across its middle.
 
     Parameters
     ----------
@@ -150,10 +154,14 @@ def weighed(link: float, valley: float) -> float:
         In units of the link inside a homogeneous cluster.
     valley
         Density at the lowest place between the two, over the lower one of their tops.
+    n_cells
+        Of the smaller one.
     """
     if valley < UNDECIDED:
         height = max(valley, DEEPEST)
-        return link * float(np.sqrt(height / (1 - height) * (1 - UNDECIDED) / UNDECIDED))
+        sure = min(max((n_cells - ROOT_UP_TO) / (ODDS_FROM - ROOT_UP_TO), 0.0), 1.0)
+        odds = height / (1 - height) * (1 - UNDECIDED) / UNDECIDED
+        return float(min(link, 1.0) * odds ** ((1 + sure) / 2))
     none = min((valley - UNDECIDED) / (NO_VALLEY - UNDECIDED), 1.0)
     return float(link ** (1 - none) * max(link, 1.0) ** none)
 
@@ -183,7 +191,8 @@ def merge_tree(links: Links, valley: Callable[[list[int], list[int]], float] | N
 
     def look(i: int, j: int) -> None:
         if valley is not None and not final[i, j]:
-            now = weighed(link[i, j], valley(members[i], members[j]))
+            n_cells = min(links.count[i], links.count[j])
+            now = weighed(link[i, j], valley(members[i], members[j]), n_cells)
             factor[i, j] = factor[j, i] = now / max(link[i, j], 1e-300)
             link[i, j] = link[j, i] = now
             final[i, j] = final[j, i] = True

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
@@ -23,6 +24,7 @@ from ._mixture import (
     Prior,
     Sums,
     annealed,
+    cooling,
     e_step,
     free_energy,
     leverage,
@@ -93,7 +95,7 @@ def register(
     design: Design,
     *,
     fairness: float = 0.0,
-    starts: tuple[str, ...] = ("none", "matched"),
+    starts: tuple[str, ...] = ("none", "centred", "matched"),
     bins: NDArray[np.int64] | None = None,
     given: Tensor | None = None,
     random_state: int = 0,
@@ -111,8 +113,9 @@ def register(
     fairness
         β, the weight of I(G;C) in the free energy.
     starts
-        Where to begin: `"none"`, no displacement; `"matched"`, mutual neighbours of different groups; `"given"`, where
-        the cells of a component are close in positions that are given.
+        Where to begin: `"none"`, no displacement; `"centred"`, what levels and numbers explain on average is taken out;
+        `"matched"`, mutual neighbours of different groups; `"given"`, where the cells of a component are close in
+        positions that are given. Of several, the one that is ahead once they are cold goes on.
     bins
         Quantiles of the numbers, which matching sees as levels, shape (n_cells, n_numbers), in the order of the cells.
     given
@@ -128,18 +131,24 @@ def register(
     rows = sketch(cells, SKETCH, rng)
     # The sketch does not grow with the cells, and its many small steps are quicker where they need not be launched.
     some = (cells if rows is None else cells.take(rows)).to("cpu")
-    found: dict[str, tuple[float, Sums, Mixture, Prior, Coefficients, list[dict[str, float]]]] = {}
-    for name in starts if design.n_groups > 1 or design.n_smooth else ("none",):
+    found: dict[str, _Course] = {}
+    turns = annealed(rounds)
+    starts = starts if design.n_groups > 1 or design.n_smooth else ("none",)
+    n_turns = sum(cold < 0 for cold, _ in turns) + 1 if len(starts) > 1 else rounds
+    for name in starts:
         own_bins = bins if bins is None or rows is None else bins[rows]
         known = given if given is None or rows is None else given[rows]
         if known is not None:
             known = known.cpu()[torch.from_numpy(some.order)]
         first = _start(name, some, design, own_bins, known, rng)
-        found[name] = _anneal(*first, some, design, fairness, rounds)
+        found[name] = _anneal(_Course(*first), some, design, fairness, turns[:n_turns], fair_first=name == "given")
         if tell is not None:
-            tell(f"start {name}: free energy {found[name][0]:.4f}")
-    best = min(found, key=lambda name: found[name][0])
-    _, sums, mixture, prior, coefficients, history = found[best]
+            tell(f"start {name}: free energy {found[name].evidence:.4f}")
+    best = min(found, key=lambda name: found[name].evidence)
+    energies = {name: course.evidence for name, course in found.items()}
+    course = _anneal(found[best], some, design, fairness, turns[n_turns:]) if len(starts) > 1 else found[best]
+    mixture, prior, coefficients, history = course.mixture, course.prior, course.known, list(course.history)
+    sums = course.sums
     if rows is not None:
         there = cells.z.device
         mixture = with_new_components(mixture.to(there), cells, fairness, rng).to("cpu")
@@ -153,7 +162,6 @@ def register(
     own = own.to(cells.z.device)
     mixture = mixture.to(cells.z.device)
     columns = {name: np.array([row[name] for row in history]) for name in history[0]}
-    energies = {name: value[0] for name, value in found.items()}
     return Registration(mixture, prior, coefficients, own, fairness, typical, columns, energies)
 
 
@@ -172,11 +180,13 @@ def _start(
     given: Tensor | None,
     rng: np.random.Generator,
 ) -> tuple[Mixture, Prior]:
-    """Components by k-means: where cells stand, where matching takes them, or at positions that are known."""
+    """Components by k-means: where cells stand, centred or matched ones would, or at positions that are known."""
     where, rows = cells.z, None
     if name == "matched":
         rows, positions = _matched(cells, design, bins, rng)
         where = torch.from_numpy(positions).to(cells.z)
+    elif name == "centred":
+        where = _centred(cells, design)
     elif name == "given":
         assert given is not None
         where = given
@@ -189,6 +199,14 @@ def _start(
         moves = where.new_zeros(design.n_groups, m, where.shape[1])
         return _first(means, moves, kmeans.inertia_ / where.numel(), cells, design), Prior.wide(means)
     return _of_labels(labels, m, some, cells, design)
+
+
+def _centred(cells: Positions, design: Design) -> Tensor:
+    """Positions without what levels and numbers explain of them, by least squares."""
+    parts = [torch.nn.functional.one_hot(torch.from_numpy(column[cells.codes])) for column in design.levels.T]
+    known = torch.cat([*(part.to(cells.z) for part in parts), cells.smooth.to(cells.z)], 1).double()
+    explained = torch.linalg.pinv(known.T @ known, hermitian=True) @ (known.T @ cells.z.double())
+    return cells.z - (known @ explained).to(cells.z)
 
 
 def _kmeans(points: Tensor, k: int, rng: np.random.Generator) -> KMeans:
@@ -224,13 +242,45 @@ def _of_labels(labels: Tensor, m: int, some: Positions, cells: Positions, design
     return start, prior
 
 
-def _anneal(
-    mixture: Mixture, prior: Prior, cells: Positions, design: Design, fairness: float, rounds: int
-) -> tuple[float, Sums, Mixture, Prior, Coefficients, list[dict[str, float]]]:
-    """EM on the sketch: hot and fair at first, then with the scales of the prior estimated as well."""
-    history = []
+@dataclass(frozen=True)
+class _Course:
+    """EM on the sketch, as far as it has gone; `evidence` is the negative log evidence per cell."""
+
+    mixture: Mixture
+    prior: Prior
     coefficients: Coefficients | None = None
-    for cold, beta, temperature in annealed(rounds, fairness):
+    history: tuple[dict[str, float], ...] = ()
+    last: Sums | None = None
+    evidence: float = math.inf
+
+    @property
+    def known(self) -> Coefficients:
+        assert self.coefficients is not None
+        return self.coefficients
+
+    @property
+    def sums(self) -> Sums:
+        assert self.last is not None
+        return self.last
+
+
+def _anneal(
+    course: _Course,
+    cells: Positions,
+    design: Design,
+    fairness: float,
+    turns: Sequence[tuple[int, float]],
+    *,
+    fair_first: bool = False,
+) -> _Course:
+    """Some rounds of EM: hot at first, then with the scales of the prior estimated as well.
+
+    Where it begins at positions that are known it is fair at first as well: within a cluster, groups that differ in
+    what they are made of would look like parts of it. From elsewhere that would move groups onto what they lack.
+    """
+    mixture, prior, coefficients, history = course.mixture, course.prior, course.coefficients, list(course.history)
+    for cold, temperature in turns:
+        beta = cooling(fairness, temperature) if fair_first else fairness
         log_shares = mixture.log_shares(beta)
         sums = e_step(mixture, cells, beta, temperature)
         if cold >= 0 and cold % REFINED_EVERY == 0 and design.n_groups + design.n_smooth > 1:
@@ -239,7 +289,7 @@ def _anneal(
         history.append(asdict(free_energy(sums, coefficients.penalty, log_shares)))
     assert coefficients is not None
     sums = e_step(mixture, cells, fairness)
-    return _evidence(sums, coefficients), sums, mixture, prior, coefficients, history
+    return _Course(mixture, prior, coefficients, tuple(history), sums, _evidence(sums, coefficients))
 
 
 def _refined(prior: Prior, sums: Sums, mixture: Mixture, design: Design) -> Prior:

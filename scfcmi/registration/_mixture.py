@@ -37,8 +37,8 @@ ANNEALED, HOTTEST = 0.6, 2.0
 RANK = 64
 # Of what a cell is displaced by, no more than this share counts as its own.
 MOST_LEVERAGE = 0.99
-# Up to so many products of cells, components and dimensions for every group, and in all, groups are passed over at once:
-# calls cost more then.
+# Up to so many products of cells, components and dimensions for every group, and in all, groups are passed over at
+# once: calls cost more then.
 AT_ONCE_EACH, AT_ONCE = 2**17, 2**23
 
 
@@ -231,12 +231,15 @@ def _e_step_at_once(mixture: Mixture, cells: Positions, fairness: float, tempera
     )
 
 
-def annealed(rounds: int, fairness: float) -> Iterator[tuple[int, float, float]]:
-    """Rounds of EM, hot and fair at first: how many have been cold before this one, β and the temperature."""
+def annealed(rounds: int) -> list[tuple[int, float]]:
+    """Rounds of EM, hot at first: how many have been cold before each, and the temperature."""
     first_cold = round(ANNEALED * rounds)
-    for turn in range(rounds):
-        cooled = min(1.0, turn / first_cold)
-        yield turn - first_cold, 1 + (fairness - 1) * cooled, HOTTEST ** (1 - cooled)
+    return [(turn - first_cold, HOTTEST ** (1 - min(1.0, turn / first_cold))) for turn in range(rounds)]
+
+
+def cooling(fairness: float, temperature: float) -> float:
+    """β at a temperature, where it begins at 1: proportions common to all groups when it is hottest."""
+    return fairness + (1 - fairness) * math.log(temperature, HOTTEST)
 
 
 def responsibilities(log_joint: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:

@@ -181,9 +181,9 @@ def _step(sums: Sums, mixture: Mixture, features: Tensor, expected: Tensor) -> t
 def _fitted(
     mixture: Mixture, cells: Positions, features: Tensor, expected: Tensor, fairness: float
 ) -> tuple[float, Mixture]:
-    """EM, hot and fair at first; the negative log evidence and the mixture."""
+    """EM, hot at first; the negative log evidence and the mixture."""
     cost = 0.0
-    for _, beta, temperature in annealed(ROUNDS, fairness):
-        sums = e_step(mixture, cells, beta, temperature)
+    for _, temperature in annealed(ROUNDS):
+        sums = e_step(mixture, cells, fairness, temperature)
         mixture, cost = _step(sums, mixture, features, expected)
     return cost - float(e_step(mixture, cells, fairness).totals[0]), mixture
