@@ -95,7 +95,7 @@ def register(
     design: Design,
     *,
     fairness: float = 0.0,
-    starts: tuple[str, ...] = ("none", "centred", "matched"),
+    starts: tuple[str, ...] = ("none", "centred", "matched", "matched_fair"),
     bins: NDArray[np.int64] | None = None,
     given: Tensor | None = None,
     random_state: int = 0,
@@ -115,7 +115,8 @@ def register(
     starts
         Where to begin: `"none"`, no displacement; `"centred"`, what levels and numbers explain on average is taken out;
         `"matched"`, mutual neighbours of different groups; `"given"`, where the cells of a component are close in
-        positions that are given. Of several, the one that is ahead once they are cold goes on.
+        positions that are given. With `"matched_fair"` and `"given"`, proportions are common to all groups at first. Of
+        several, the one that is ahead once they are cold goes on.
     bins
         Quantiles of the numbers, which matching sees as levels, shape (n_cells, n_numbers), in the order of the cells.
     given
@@ -135,13 +136,16 @@ def register(
     turns = annealed(rounds)
     starts = starts if design.n_groups > 1 or design.n_smooth else ("none",)
     n_turns = sum(cold < 0 for cold, _ in turns) + 1 if len(starts) > 1 else rounds
+    first: tuple[Mixture, Prior] | None = None
     for name in starts:
         own_bins = bins if bins is None or rows is None else bins[rows]
         known = given if given is None or rows is None else given[rows]
         if known is not None:
             known = known.cpu()[torch.from_numpy(some.order)]
-        first = _start(name, some, design, own_bins, known, rng)
-        found[name] = _anneal(_Course(*first), some, design, fairness, turns[:n_turns], fair_first=name == "given")
+        if name != "matched_fair" or first is None:
+            first = _start(name.removesuffix("_fair"), some, design, own_bins, known, rng)
+        fair_first = name in ("matched_fair", "given")
+        found[name] = _anneal(_Course(*first), some, design, fairness, turns[:n_turns], fair_first=fair_first)
         if tell is not None:
             tell(f"start {name}: free energy {found[name].evidence:.4f}")
     best = min(found, key=lambda name: found[name].evidence)
@@ -275,8 +279,9 @@ def _anneal(
 ) -> _Course:
     """Some rounds of EM: hot at first, then with the scales of the prior estimated as well.
 
-    Where it begins at positions that are known it is fair at first as well: within a cluster, groups that differ in
-    what they are made of would look like parts of it. From elsewhere that would move groups onto what they lack.
+    Proportions that are common to all groups at first have each group explained by all components: that finds types of
+    which each is displaced by another vector, and keeps groups of one cluster together, but moves groups onto types
+    that they lack.
     """
     mixture, prior, coefficients, history = course.mixture, course.prior, course.coefficients, list(course.history)
     for cold, temperature in turns:

@@ -190,7 +190,7 @@ def test_fairness_mixes_more(simulate: Any) -> None:
 def test_best_start_is_kept(simulate: Any) -> None:
     data = simulate(shift=4.0)
     fit = register(data.cells, data.design)
-    assert set(fit.starts) == {"none", "matched"}
+    assert set(fit.starts) == {"none", "centred", "matched", "matched_fair"}
     alone = {name: register(data.cells, data.design, starts=(name,)) for name in fit.starts}
     best = min(fit.starts, key=lambda name: fit.starts[name])
     assert fit.history["free_energy"][-1] == pytest.approx(alone[best].history["free_energy"][-1], abs=0.1)
