@@ -25,8 +25,7 @@ def natural_order(values: Iterable[Name]) -> list[Name]:
 
 def named_levels(values: ArrayLike) -> tuple[NDArray[np.int64], list[str]]:
     """Code of each cell, and the levels behind the codes in natural order; values as :func:`level_names` has them."""
-    codes, found = pd.factorize(as_column(values))
-    names = [_level_name(value) for value in found]
+    codes, names = _named(values)
     levels = natural_order(set(names))
     return pd.Index(levels, dtype=object).get_indexer(pd.Index(names, dtype=object)).astype(np.int64)[codes], levels
 
@@ -49,8 +48,8 @@ def level_names(values: ArrayLike) -> NDArray[np.object_]:
     >>> level_names([0.0, 1.0, 2.5]).tolist()
     ['0', '1', '2.5']
     """
-    codes, found = pd.factorize(as_column(values))
-    return np.array([*map(_level_name, found), None], dtype=object)[:-1][codes]
+    codes, names = _named(values)
+    return np.array([*names, None], dtype=object)[:-1][codes]
 
 
 def meet(names: NDArray[np.object_], known: Iterable[str]) -> NDArray[np.object_]:
@@ -87,6 +86,12 @@ def as_column(values: ArrayLike) -> pd.Series:
     if isinstance(values, np.ndarray) and values.dtype.kind == "T":  # NumPy's own strings, which zarr reads
         values = values.astype(object)
     return pd.Series(values).reset_index(drop=True)
+
+
+def _named(values: ArrayLike) -> tuple[NDArray[np.int64], list[str]]:
+    """Code of each cell, and the name of every code, several of which may be the same."""
+    codes, found = pd.factorize(as_column(values))
+    return codes, [_level_name(value) for value in found]
 
 
 def _key(value: Hashable) -> tuple[Any, str]:

@@ -136,16 +136,17 @@ def register(
     turns = annealed(rounds)
     starts = starts if design.n_groups > 1 or design.n_smooth else ("none",)
     n_turns = sum(cold < 0 for cold, _ in turns) + 1 if len(starts) > 1 else rounds
-    first: tuple[Mixture, Prior] | None = None
+    own_bins = bins if bins is None or rows is None else bins[rows]
+    known = given if given is None or rows is None else given[rows]
+    if known is not None:
+        known = known.cpu()[torch.from_numpy(some.order)]
+    begun: dict[str, tuple[Mixture, Prior]] = {}
     for name in starts:
-        own_bins = bins if bins is None or rows is None else bins[rows]
-        known = given if given is None or rows is None else given[rows]
-        if known is not None:
-            known = known.cpu()[torch.from_numpy(some.order)]
-        if name != "matched_fair" or first is None:
-            first = _start(name.removesuffix("_fair"), some, design, own_bins, known, rng)
+        place = name.removesuffix("_fair")
+        if place not in begun:
+            begun[place] = _start(place, some, design, own_bins, known, rng)
         fair_first = name in ("matched_fair", "given")
-        found[name] = _anneal(_Course(*first), some, design, fairness, turns[:n_turns], fair_first=fair_first)
+        found[name] = _anneal(_Course(*begun[place]), some, design, fairness, turns[:n_turns], fair_first=fair_first)
         if tell is not None:
             tell(f"start {name}: free energy {found[name].evidence:.4f}")
     best = min(found, key=lambda name: found[name].evidence)
