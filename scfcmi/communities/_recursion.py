@@ -19,7 +19,7 @@ from scfcmi.source import Block
 from ._leiden import connectivities, small_clusters
 from ._neighbours import Index, local_dimension
 from ._tree import Links, Tree, merge_tree
-from ._valley import Valleys
+from ._valley import TELLING, Valleys
 
 N_NEIGHBOURS = 15
 # Directions in which a cluster is looked at, and how often looks follow one another.
@@ -201,7 +201,7 @@ def _look(
     graph, inverse_dimension = connectivities(index, distance), local_dimension(distance).cpu().numpy()
     small = small_clusters(graph, landmarks.random_state)
     valleys = Valleys(front.raised(position).cpu().numpy(), small, landmarks.random_state)
-    tree = merge_tree(Links.between(small, graph, inverse_dimension), valleys)
+    tree = merge_tree(Links.between(small, graph, inverse_dimension), valleys, TELLING)
     n_branches = tree.n_clusters(1 / strict)
     branch_of_small = tree.cut(n_branches)
     branch = branch_of_small[small]
@@ -229,7 +229,7 @@ def _look(
     links = Links.between(cluster, graph, inverse_dimension)
     links.known = _block_diagonal(known)
     look = Look(front, mixture, position, component, leaf, branch, closer)
-    upper = merge_tree(links, replace(valleys, small=cluster))
+    upper = merge_tree(links, replace(valleys, small=cluster), TELLING)
     return _Found(look, forest, cluster, nodes, replace(upper, link=upper.link * strict))
 
 

@@ -166,7 +166,9 @@ def weighed(link: float, valley: float, n_cells: float = np.inf) -> float:
     return float(link ** (1 - none) * max(link, 1.0) ** none)
 
 
-def merge_tree(links: Links, valley: Callable[[list[int], list[int]], float] | None = None) -> Tree:
+def merge_tree(
+    links: Links, valley: Callable[[list[int], list[int]], float] | None = None, fewest: int = 0
+) -> Tree:
     """Join the two clusters that are linked most, until one is left.
 
     A pair's link is the weight between the two over a mean of their shares that leans towards the smaller one, in units
@@ -181,12 +183,15 @@ def merge_tree(links: Links, valley: Callable[[list[int], list[int]], float] | N
     valley
         How deep the valley is between two unions of leaves; without it links alone count. Not asked where the link was
         measured elsewhere.
+    fewest
+        Points of a union below which nothing is known of its valleys, and they are not asked about.
     """
     n = len(links.count)
     link = links.of(np.arange(n))
     node, alive = np.arange(n), np.ones(n, bool)
     members: list[list[int]] = [[leaf] for leaf in range(n)]
-    final = ~np.isnan(links.known) if valley is not None else np.ones((n, n), bool)
+    few = np.minimum.outer(links.count, links.count) < fewest
+    final = ~np.isnan(links.known) | few if valley is not None else np.ones((n, n), bool)
     factor = np.ones((n, n))  # of what lies between, on the link
 
     def look(i: int, j: int) -> None:
@@ -219,7 +224,8 @@ def merge_tree(links: Links, valley: Callable[[list[int], list[int]], float] | N
         row = np.where(alive, links.of(np.array([i]))[0] * factor[i], -1)
         link[i] = link[:, i] = row
         if valley is not None:
-            final[i] = final[:, i] = ~np.isnan(links.known[i])
+            few = np.minimum(links.count, links.count[i]) < fewest
+            final[i] = final[:, i] = ~np.isnan(links.known[i]) | few
     # What is joined although it was linked less than what came later is no more apart than that.
     found = np.maximum.accumulate(np.array(strength)[::-1])[::-1] if strength else np.empty(0)
     return Tree(np.array(merges, np.int64).reshape(-1, 2), found)

@@ -14,7 +14,7 @@ from scipy.ndimage import gaussian_filter1d
 from ._tree import UNDECIDED
 
 # Fewest cells of a cluster that tell something; most that the direction is found from, and that stand for its density.
-FEWEST, MOST, STAND = 10, 500, 2000
+TELLING, MOST, STAND = 10, 500, 2000
 # The direction from one cluster to the other is found without the cells that are measured along it, a part at a time.
 PARTS = 5
 # What is added to the covariance, in mean variances.
@@ -35,13 +35,14 @@ class Valleys:
         Small cluster of every cell, counted from 0 without gaps, shape (n_cells,).
     random_state
         Seed.
-    known
-        What was found, by the cells on either side.
+    sides, known
+        What was reckoned, by the cells of a side, and by those on both.
     """
 
     points: NDArray[np.floating]
     small: NDArray[np.int64]
     random_state: int
+    sides: dict[bytes, _Side] = field(default_factory=dict)
     known: dict[tuple[bytes, bytes], float] = field(default_factory=dict)
 
     @cached_property
@@ -49,15 +50,24 @@ class Valleys:
         return np.split(np.argsort(self.small, kind="stable"), np.cumsum(np.bincount(self.small))[:-1])
 
     def __call__(self, first: Sequence[int], second: Sequence[int]) -> float:
-        """Between two unions; of a few cells nothing is known."""
-        parts = [[self._rows[cluster] for cluster in side] for side in (first, second)]
-        # Before anything is copied: most of what is asked about is as small as that.
-        if min(sum(map(len, part)) for part in parts) < FEWEST:
+        """Density of cells at the lowest place between two unions, over the lower one of the two tops beside it.
+
+        It is measured along the direction that separates the two best (Fisher's linear discriminant). Clusters were
+        found from the very positions that are measured, and in many directions few cells lie apart along *some*
+        direction by chance; so every cell is placed along a direction found without it. Parts of one homogeneous
+        cluster, however long it is, have a valley of about one; clusters with nothing between them of zero. Of many
+        cells a random choice stands for all; of a few nothing is known.
+        """
+        sides = [np.sort(np.concatenate([self._rows[cluster] for cluster in side])) for side in (first, second)]
+        if min(map(len, sides)) < TELLING:
             return UNDECIDED
-        low, high = sorted((np.sort(np.concatenate(part)) for part in parts), key=lambda rows: rows[0])
+        low, high = sorted(sides, key=lambda rows: rows[0])
         key = _digest(low), _digest(high)
         if key not in self.known:
-            self.known[key] = valley(self.points, low, high, np.random.default_rng(self.random_state))
+            for name, rows in zip(key, (low, high), strict=True):
+                if name not in self.sides:
+                    self.sides[name] = _Side.of(self.points, rows, np.random.default_rng(self.random_state))
+            self.known[key] = _between(self.points, self.sides[key[0]], self.sides[key[1]])
         return self.known[key]
 
 
@@ -65,28 +75,7 @@ def _digest(rows: NDArray[np.int64]) -> bytes:
     return blake2b(rows.tobytes(), digest_size=16).digest()
 
 
-def valley(
-    points: NDArray[np.floating], first: NDArray[np.int64], second: NDArray[np.int64], rng: np.random.Generator
-) -> float:
-    """Density of cells at the lowest place between two clusters, over that of the lower one of the two tops beside it.
-
-    It is measured along the direction that separates the two best (Fisher's linear discriminant). Clusters were found
-    from the very positions that are measured, and in many directions few cells lie apart along *some* direction by
-    chance; so every cell is placed along a direction found without it. Parts of one homogeneous cluster, however long
-    it is, have a valley of about one; clusters with nothing between them of zero. Of many cells a random choice stands
-    for all.
-
-    Parameters
-    ----------
-    points
-        Positions of all cells, shape (n_cells, n_dims).
-    first, second
-        Rows of the cells of each.
-    rng
-        Source of randomness.
-    """
-    kept = [rows if len(rows) <= STAND else rng.choice(rows, STAND, replace=False) for rows in (first, second)]
-    low, high = (_Side.of(points[rows].astype(np.float64), rng) for rows in kept)
+def _between(points: NDArray[np.floating], low: _Side, high: _Side) -> float:
     between = high.mean - low.mean
     spread = low.scatter + high.scatter
     n_dims = between.shape[1]
@@ -95,8 +84,8 @@ def valley(
     # The means of the cells that the direction was found from are at 0 and 1.
     length = np.maximum((between * direction).sum(1), 1e-300)
     direction, start = direction / length[:, None], (low.mean * direction).sum(1) / length
-    along = [(side.points @ direction.T - start)[np.arange(len(side.points)), side.part] for side in (low, high)]
-    return _lowest(along[0], along[1], len(first) / len(kept[0]), len(second) / len(kept[1]))
+    along = [(points[side.rows] @ direction.T - start)[np.arange(len(side.rows)), side.part] for side in (low, high)]
+    return _lowest(along[0], along[1], low.stands_for, high.stands_for)
 
 
 @dataclass(frozen=True)
@@ -105,25 +94,24 @@ class _Side:
 
     Parameters
     ----------
-    points
-        Positions, shape (n_cells, n_dims).
-    part
-        Part of every cell, shape (n_cells,).
+    rows
+        Those that stand for all of them, in random order, shape (n_cells,).
+    stands_for
+        How many cells each of these stands for.
     mean, scatter
         Without each part, shapes (n_parts, n_dims) and (n_parts, n_dims, n_dims).
     """
 
-    points: NDArray[np.float64]
-    part: NDArray[np.int64]
+    rows: NDArray[np.int64]
+    stands_for: float
     mean: NDArray[np.float64]
     scatter: NDArray[np.float64]
 
     @classmethod
-    def of(cls, points: NDArray[np.float64], rng: np.random.Generator) -> _Side:
+    def of(cls, points: NDArray[np.floating], rows: NDArray[np.int64], rng: np.random.Generator) -> _Side:
         """Parts at random; of many cells some tell the direction."""
-        points = points[rng.permutation(len(points))]
-        part = np.arange(len(points)) % PARTS
-        some = points[: MOST * PARTS // (PARTS - 1)]
+        kept = rng.permutation(rows)[:STAND]
+        some = points[kept[: MOST * PARTS // (PARTS - 1)]].astype(np.float64)
         centre = some.mean(0)
         split = [some[own::PARTS] - centre for own in range(PARTS)]
         total = np.stack([own.sum(0) for own in split])
@@ -131,7 +119,12 @@ class _Side:
         left = len(some) - np.array([len(own) for own in split])[:, None]
         mean = (total.sum(0) - total) / left
         scatter = square.sum(0) - square - left[:, :, None] * mean[:, :, None] * mean[:, None, :]
-        return cls(points, part, centre + mean, scatter)
+        return cls(kept, len(rows) / len(kept), centre + mean, scatter)
+
+    @property
+    def part(self) -> NDArray[np.int64]:
+        """Part of every cell, shape (n_cells,)."""
+        return np.arange(len(self.rows)) % PARTS
 
 
 def _lowest(low: NDArray[np.float64], high: NDArray[np.float64], of_low: float, of_high: float) -> float:

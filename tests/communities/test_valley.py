@@ -7,7 +7,7 @@ from sklearn.cluster import KMeans
 
 import scfcmi
 from scfcmi.communities._tree import NO_VALLEY, UNDECIDED, Links, merge_tree, weighed
-from scfcmi.communities._valley import MOST, Valleys, valley
+from scfcmi.communities._valley import MOST, TELLING, Valleys
 
 
 def gaussian(n: int, n_dims: int = 20, seed: int = 0) -> np.ndarray:
@@ -15,8 +15,7 @@ def gaussian(n: int, n_dims: int = 20, seed: int = 0) -> np.ndarray:
 
 
 def between(first: np.ndarray, second: np.ndarray) -> float:
-    rows = np.arange(len(first) + len(second))
-    return valley(np.vstack([first, second]), rows[: len(first)], rows[len(first) :], np.random.default_rng(0))
+    return Valleys(np.vstack([first, second]), np.repeat([0, 1], [len(first), len(second)]), 0)([0], [1])
 
 
 @pytest.mark.parametrize("length", [1, 5, 20])
@@ -86,6 +85,23 @@ def test_of_a_few_cells_nothing_is_known() -> None:
     points = gaussian(40)
     points[:5, 0] += 100
     assert Valleys(points, np.repeat([0, 1], [5, 35]), 0)([0], [1]) == UNDECIDED
+
+
+def test_few_cells_are_not_asked_about() -> None:
+    """One of the three is too small until it is joined to another."""
+    table = np.full((3, 3), 0.004) + np.diag([0.3, 0.3, 0.1])
+    table[1, 2] = table[2, 1] = 0.006
+    count = np.array([100.0, TELLING, TELLING - 1])
+    asked = []
+
+    def look(first: list[int], second: list[int]) -> float:
+        asked.append({*first, *second})
+        return UNDECIDED
+
+    known = np.full((3, 3), np.nan)
+    merge_tree(Links(table / table.sum(), count, np.full(3, 20.0), known), look, TELLING)
+    assert {0, 2} not in asked and {1, 2} not in asked
+    assert {0, 1, 2} in asked
 
 
 @pytest.mark.parametrize("n_types", [1, 2])
