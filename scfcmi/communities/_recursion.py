@@ -13,7 +13,7 @@ from torch import Tensor
 
 from scfcmi._device import rows_at_once, smaller_when_full, threads_for
 from scfcmi.front import Front
-from scfcmi.registration import Design, Mixture, Positions, register, registered
+from scfcmi.registration import Design, Mixture, Positions, register_again, registered
 from scfcmi.source import Block
 
 from ._leiden import connectivities, small_clusters
@@ -22,8 +22,8 @@ from ._tree import Links, Tree, merge_tree
 from ._valley import TELLING, Valleys
 
 N_NEIGHBOURS = 15
-# Directions in which a cluster is looked at, and how often looks follow one another.
-OWN_COMPS, MAX_DEPTH = 30, 3
+# Directions in which a cluster is looked at, of few cells so many fewer at a time, and how often looks follow.
+OWN_COMPS, COMPS_STEP, MAX_DEPTH = 30, 5, 3
 # Rounds of the registration there.
 CLOSER_ROUNDS = 8
 # Fewer cells than this are not looked at again.
@@ -131,7 +131,7 @@ def find_communities(
         Of the first look, see :class:`Look`.
     """
     everyone = np.arange(len(landmarks.codes))
-    found = _look(landmarks, everyone, front, mixture, position, component, depth=0)
+    (found,) = _looks(landmarks, [_View(everyone, front, mixture, position, component)], depth=0)
     forest, nodes = found.forest, list(found.nodes)
     for i, j, link in zip(*found.upper.merges.T, found.upper.link, strict=True):
         nodes.append(forest.join(nodes[i], nodes[j], float(link)))
@@ -177,6 +177,49 @@ class _Forest:
 
 
 @dataclass(frozen=True)
+class _View:
+    """Some of the landmarks, registered in directions of their own; see :class:`Look`."""
+
+    members: NDArray[np.int64]
+    front: Front
+    mixture: Mixture
+    position: Tensor
+    component: Tensor
+
+
+@dataclass(frozen=True)
+class _Split:
+    """Small clusters of a view, and the branches that they belong to."""
+
+    graph: sp.csr_matrix
+    inverse_dimension: NDArray[np.float64]
+    small: NDArray[np.int64]
+    valleys: Valleys
+    tree: Tree
+    branch_of_small: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, view: _View, strict: float, random_state: int) -> _Split:
+        """Neighbours, small clusters, and the tree that joins them."""
+        points = Index(view.position, view.component, view.mixture.means)
+        index, distance = points.search(view.position, N_NEIGHBOURS, view.component, skip_self=True)
+        graph, inverse_dimension = connectivities(index, distance), local_dimension(distance).cpu().numpy()
+        small = small_clusters(graph, random_state)
+        valleys = Valleys(view.front.raised(view.position).cpu().numpy(), small, random_state)
+        tree = merge_tree(Links.between(small, graph, inverse_dimension), valleys, TELLING)
+        return cls(graph, inverse_dimension, small, valleys, tree, tree.cut(tree.n_clusters(1 / strict)))
+
+    @property
+    def branch(self) -> NDArray[np.int64]:
+        """Branch of every cell, shape (n_cells,)."""
+        return self.branch_of_small[self.small]
+
+    def inside(self) -> list[NDArray[np.int64]]:
+        """Cells of every branch."""
+        return np.split(np.argsort(self.branch, kind="stable"), np.cumsum(np.bincount(self.branch))[:-1])
+
+
+@dataclass(frozen=True)
 class _Found:
     look: Look
     forest: _Forest
@@ -185,82 +228,87 @@ class _Found:
     upper: Tree  # joins the clusters
 
 
-def _look(
-    landmarks: Landmarks,
-    members: NDArray[np.int64],
-    front: Front,
-    mixture: Mixture,
-    position: Tensor,
-    component: Tensor,
-    depth: int,
-) -> _Found:
+def _looks(landmarks: Landmarks, views: Sequence[_View], depth: int) -> list[_Found]:
+    """What is found in each of several views, and inside every branch of all of them."""
     strict = STRICT if depth else 1.0
-    index, distance = Index(position, component, mixture.means).search(
-        position, N_NEIGHBOURS, component, skip_self=True
+    splits = [_Split.of(view, strict, landmarks.random_state) for view in views]
+    inside = [split.inside() for split in splits]
+    # Where all cells are one branch in their own directions, there is no closer to get.
+    places = [
+        (i, b)
+        for i, branches in enumerate(inside)
+        for b, cells in enumerate(branches)
+        if len(cells) >= FEWEST and not (depth and len(branches) == 1) and depth + 1 < MAX_DEPTH
+    ]
+    cells = [(views[i].members[inside[i][b]], views[i].position[inside[i][b]].cpu()) for i, b in places]
+    found = _looks(landmarks, _closer(landmarks, *zip(*cells, strict=True)), depth + 1) if cells else []
+    again = {place: one for place, one in zip(places, found, strict=True) if len(one.nodes) > 1}
+    return [
+        _joined(view, split, inside[i], {b: one for (j, b), one in again.items() if j == i}, strict)
+        for i, (view, split) in enumerate(zip(views, splits, strict=True))
+    ]
+
+
+def _closer(
+    landmarks: Landmarks, members: Sequence[NDArray[np.int64]], registered_before: Sequence[Tensor]
+) -> list[_View]:
+    """Closer looks at branches.
+
+    Their registration starts from what was registered before: alone, groups that lie apart would look like types.
+    Branches are small, and on any device all of this stays on the CPU.
+    """
+    fronts, cells = [], []
+    for own in members:
+        rows, codes = landmarks.rows[own], landmarks.codes[own]
+        # In steps: branches with as many directions are registered at once.
+        n_comps = min(OWN_COMPS, len(own) // (4 * COMPS_STEP) * COMPS_STEP)
+        levels = landmarks.design.levels[codes]
+        front = Front.fit(rows, levels, n_comps, standardize=landmarks.standardize, height=landmarks.height)
+        smooth = landmarks.design.smooth(landmarks.values[own])
+        cells.append(Positions.of(front.transform(rows), codes, landmarks.design.n_groups, smooth))
+        fronts.append(front)
+    fits = register_again(
+        cells,
+        registered_before,
+        landmarks.design,
+        fairness=landmarks.fairness,
+        rounds=CLOSER_ROUNDS,
+        random_state=landmarks.random_state,
     )
-    graph, inverse_dimension = connectivities(index, distance), local_dimension(distance).cpu().numpy()
-    small = small_clusters(graph, landmarks.random_state)
-    valleys = Valleys(front.raised(position).cpu().numpy(), small, landmarks.random_state)
-    tree = merge_tree(Links.between(small, graph, inverse_dimension), valleys, TELLING)
-    n_branches = tree.n_clusters(1 / strict)
-    branch_of_small = tree.cut(n_branches)
-    branch = branch_of_small[small]
-    cluster, leaf = np.empty(len(members), np.int64), np.empty(len(members), np.int64)
+    return [
+        _View(own, front, mixture, *registered(mixture, part, landmarks.fairness, leverage)[:2])
+        for own, front, part, (mixture, leverage) in zip(members, fronts, cells, fits, strict=True)
+    ]
+
+
+def _joined(
+    view: _View, split: _Split, inside: list[NDArray[np.int64]], again: dict[int, _Found], strict: float
+) -> _Found:
+    """A look, with what closer ones have found in some of its branches."""
+    n = len(view.members)
+    cluster, leaf = np.empty(n, np.int64), np.empty(n, np.int64)
     forest = _Forest()
     nodes: list[int] = []
     known: list[NDArray[np.float64]] = []
     closer: dict[int, Look] = {}
-    for b in range(n_branches):
-        inside = np.flatnonzero(branch == b)
-        # Where all cells are one branch in their own directions, there is no closer to get.
-        alone = depth > 0 and n_branches == 1
-        again = None if alone else _look_again(landmarks, members[inside], position[inside].cpu(), depth + 1)
-        if again is None:
-            own, root = _as_it_is(tree, branch_of_small, b, forest, strict)
-            leaf[inside], cluster[inside] = own[small[inside]], len(nodes)
+    for b, cells in enumerate(inside):
+        if b in again:
+            finer = again[b]
+            offset = forest.adopt(finer.forest)
+            closer[b] = _renumbered(finer.look, offset)
+            leaf[cells], cluster[cells] = closer[b].leaf, finer.cluster + len(nodes)
+            nodes += [node + offset for node in finer.nodes]
+            known.append(_joined_at(finer.upper))
+        else:
+            own, root = _as_it_is(split.tree, split.branch_of_small, b, forest, strict)
+            leaf[cells], cluster[cells] = own[split.small[cells]], len(nodes)
             nodes.append(root)
             known.append(np.full((1, 1), np.nan))
-        else:
-            offset = forest.adopt(again.forest)
-            closer[b] = _renumbered(again.look, offset)
-            leaf[inside], cluster[inside] = closer[b].leaf, again.cluster + len(nodes)
-            nodes += [node + offset for node in again.nodes]
-            known.append(_joined_at(again.upper))
-    links = Links.between(cluster, graph, inverse_dimension)
+    links = Links.between(cluster, split.graph, split.inverse_dimension)
     links.known = _block_diagonal(known)
-    look = Look(front, mixture, position, component, leaf, branch, closer)
-    upper = merge_tree(links, replace(valleys, small=cluster), TELLING)
+    upper = merge_tree(links, replace(split.valleys, small=cluster), TELLING)
+    look = Look(view.front, view.mixture, view.position, view.component, leaf, split.branch, closer)
     return _Found(look, forest, cluster, nodes, replace(upper, link=upper.link * strict))
-
-
-def _look_again(
-    landmarks: Landmarks, members: NDArray[np.int64], registered_before: Tensor, depth: int
-) -> _Found | None:
-    """A closer look at one branch; nothing if it is not split.
-
-    Its registration starts from what was registered before: alone, groups that lie apart would look like types.
-    Branches are small, and on any device all of this stays on the CPU.
-    """
-    if len(members) < FEWEST or depth >= MAX_DEPTH:
-        return None
-    rows, codes = landmarks.rows[members], landmarks.codes[members]
-    levels = landmarks.design.levels[codes]
-    n_comps = min(OWN_COMPS, len(members) // 4)
-    front = Front.fit(rows, levels, n_comps, standardize=landmarks.standardize, height=landmarks.height)
-    smooth = landmarks.design.smooth(landmarks.values[members])
-    cells = Positions.of(front.transform(rows), codes, landmarks.design.n_groups, smooth)
-    fit = register(
-        cells,
-        landmarks.design,
-        fairness=landmarks.fairness,
-        starts=("given",),
-        given=registered_before,
-        rounds=CLOSER_ROUNDS,
-        random_state=landmarks.random_state,
-    )
-    position, component, _ = registered(fit.mixture, cells, fit.fairness, fit.own)
-    found = _look(landmarks, members, front, fit.mixture, position, component, depth)
-    return found if len(found.nodes) > 1 else None
 
 
 def _as_it_is(

@@ -166,9 +166,7 @@ def weighed(link: float, valley: float, n_cells: float = np.inf) -> float:
     return float(link ** (1 - none) * max(link, 1.0) ** none)
 
 
-def merge_tree(
-    links: Links, valley: Callable[[list[int], list[int]], float] | None = None, fewest: int = 0
-) -> Tree:
+def merge_tree(links: Links, valley: Callable[[list[int], list[int]], float] | None = None, fewest: int = 0) -> Tree:
     """Join the two clusters that are linked most, until one is left.
 
     A pair's link is the weight between the two over a mean of their shares that leans towards the smaller one, in units

@@ -132,7 +132,7 @@ def fit_default(
     leaf = best_leaf(leaves)
     state = replace(state, cluster_of_leaf=largest_first(leaf, state.cluster_of_leaf, k))
     labels = state.cluster_of_leaf[leaf]
-    deviation = _deviation(cells, position, groups, labels, k, fit.prior.local)
+    deviation = _deviation(cells, position, groups, labels, k, float(fit.prior.local))
     del cells  # before probabilities, which are as large again, are made
     found = state.assignment(leaves, labels, position, likelihood)
     if found.unlike is not None and len(source.empty):

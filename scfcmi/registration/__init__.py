@@ -1,7 +1,7 @@
 """Where a cell would be, had it been measured like the others."""
 
 from ._design import Design
-from ._fit import Registration, n_components, register, registered, registered_without_group
+from ._fit import Registration, n_components, register, register_again, registered, registered_without_group
 from ._mixture import Coefficients, Mixture, Prior, e_step, free_energy, m_step, responsibilities
 from ._positions import Positions
 from ._query import expected_moves, with_group
@@ -19,6 +19,7 @@ __all__ = [
     "m_step",
     "n_components",
     "register",
+    "register_again",
     "registered",
     "registered_without_group",
     "responsibilities",

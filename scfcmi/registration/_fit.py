@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -19,19 +19,24 @@ from scfcmi.source import stratified_sketch
 from ._design import Design
 from ._matching import align
 from ._mixture import (
+    AT_ONCE,
+    Blocks,
     Coefficients,
+    FreeEnergy,
     Mixture,
     Prior,
     Sums,
     annealed,
     cooling,
     e_step,
+    e_steps,
     free_energy,
     leverage,
     m_step,
     responsibilities,
 )
 from ._positions import Positions
+from ._stack import picked, stacked
 
 # Rounds on the sketch, and passes over all cells.
 ROUNDS, PASSES = 30, 5
@@ -41,6 +46,8 @@ REFINED_EVERY = 4
 SKETCH, MATCHED = 8_000, 4_000
 # Rounds of matching; numbers, whose first and last quantiles meet late, take more.
 MATCHING_ROUNDS, MATCHING_ROUNDS_NUMBERS = 5, 10
+# From so many components on, their number in a part of the cells is rounded down to one of a series with this ratio.
+FEW_COMPONENTS, STEP = 8, 1.2
 # Length scales of the prior that are compared.
 LENGTHS = (0.5, 1.0, 2.0)
 # A cell is far from all components when its likelihood is below that of so many standard deviations of a typical cell.
@@ -90,6 +97,12 @@ def n_components(n_cells: int) -> int:
     return max(1, min(round(2 * n_cells**0.4), n_cells // 15))
 
 
+def n_components_again(n_cells: int) -> int:
+    """The same for a part of the cells, in steps: parts with as many components are fitted at once."""
+    m = n_components(min(n_cells, SKETCH))
+    return m if m < FEW_COMPONENTS else round(FEW_COMPONENTS * STEP ** (math.log(m / FEW_COMPONENTS) // math.log(STEP)))
+
+
 def register(
     cells: Positions,
     design: Design,
@@ -97,7 +110,6 @@ def register(
     fairness: float = 0.0,
     starts: tuple[str, ...] = ("none", "centred", "matched", "matched_fair"),
     bins: NDArray[np.int64] | None = None,
-    given: Tensor | None = None,
     random_state: int = 0,
     rounds: int = ROUNDS,
     tell: Callable[[str], None] | None = None,
@@ -114,13 +126,10 @@ def register(
         β, the weight of I(G;C) in the free energy.
     starts
         Where to begin: `"none"`, no displacement; `"centred"`, what levels and numbers explain on average is taken out;
-        `"matched"`, mutual neighbours of different groups; `"given"`, where the cells of a component are close in
-        positions that are given. With `"matched_fair"` and `"given"`, proportions are common to all groups at first. Of
-        several, the one that is ahead once they are cold goes on.
+        `"matched"`, mutual neighbours of different groups. With `"matched_fair"`, proportions are common to all groups
+        at first. Of several, the one that is ahead once they are cold goes on.
     bins
         Quantiles of the numbers, which matching sees as levels, shape (n_cells, n_numbers), in the order of the cells.
-    given
-        Positions for the start `"given"`, in the order of the cells, shape (n_cells, any number).
     random_state
         Seed.
     rounds
@@ -132,28 +141,25 @@ def register(
     rows = sketch(cells, SKETCH, rng)
     # The sketch does not grow with the cells, and its many small steps are quicker where they need not be launched.
     some = (cells if rows is None else cells.take(rows)).to("cpu")
-    found: dict[str, _Course] = {}
     turns = annealed(rounds)
     starts = starts if design.n_groups > 1 or design.n_smooth else ("none",)
     n_turns = sum(cold < 0 for cold, _ in turns) + 1 if len(starts) > 1 else rounds
     own_bins = bins if bins is None or rows is None else bins[rows]
-    known = given if given is None or rows is None else given[rows]
-    if known is not None:
-        known = known.cpu()[torch.from_numpy(some.order)]
-    begun: dict[str, tuple[Mixture, Prior]] = {}
-    for name in starts:
-        place = name.removesuffix("_fair")
-        if place not in begun:
-            begun[place] = _start(place, some, design, own_bins, known, rng)
-        fair_first = name in ("matched_fair", "given")
-        found[name] = _anneal(_Course(*begun[place]), some, design, fairness, turns[:n_turns], fair_first=fair_first)
-        if tell is not None:
-            tell(f"start {name}: free energy {found[name].evidence:.4f}")
-    best = min(found, key=lambda name: found[name].evidence)
-    energies = {name: course.evidence for name, course in found.items()}
-    course = _anneal(found[best], some, design, fairness, turns[n_turns:]) if len(starts) > 1 else found[best]
-    mixture, prior, coefficients, history = course.mixture, course.prior, course.known, list(course.history)
-    sums = course.sums
+    places = dict.fromkeys(name.removesuffix("_fair") for name in starts)
+    begun = {place: _start(place, some, design, own_bins, rng) for place in places}
+    mixtures, priors = zip(*(begun[name.removesuffix("_fair")] for name in starts), strict=True)
+    course = _Course(stacked(mixtures), stacked(priors))
+    fair_first = [name.endswith("_fair") for name in starts]
+    course = _anneal(course, [some] * len(starts), design, fairness, turns[:n_turns], fair_first)
+    energies = dict(zip(starts, course.evidence.tolist(), strict=True))
+    if tell is not None:
+        for name, energy in energies.items():
+            tell(f"start {name}: free energy {energy:.4f}")
+    course = course.alone(int(course.evidence.argmin()))
+    if n_turns < rounds:
+        course = _anneal(course, [some], design, fairness, turns[n_turns:], [False])
+    mixture, prior, sums = picked(course.mixture, 0), picked(course.prior, 0), picked(course.sums, 0)
+    coefficients, history = picked(course.known, 0), [picked(terms, 0) for terms in course.history]
     if rows is not None:
         there = cells.z.device
         mixture = with_new_components(mixture.to(there), cells, fairness, rng).to("cpu")
@@ -161,13 +167,69 @@ def register(
         for _ in range(PASSES):
             with threads_for(mine.n_cells):
                 sums = e_step(mixture.to(there), mine, fairness).over_processes().to("cpu")
-            history.append(asdict(free_energy(sums, coefficients.penalty, mixture.log_shares(fairness))))
+            history.append(free_energy(sums, coefficients.penalty, mixture.log_shares(fairness)))
             mixture, coefficients = m_step(sums, mixture, design, prior, before=coefficients)
     typical, own = _typical(mixture, some, fairness), leverage(sums.mass, mixture, design, prior)
     own = own.to(cells.z.device)
     mixture = mixture.to(cells.z.device)
-    columns = {name: np.array([row[name] for row in history]) for name in history[0]}
+    columns = {name: values.numpy() for name, values in vars(stacked(history)).items()}
     return Registration(mixture, prior, coefficients, own, fairness, typical, columns, energies)
+
+
+def register_again(
+    cells: Sequence[Positions],
+    before: Sequence[Tensor],
+    design: Design,
+    *,
+    fairness: float,
+    rounds: int,
+    random_state: int,
+) -> list[tuple[Mixture, Tensor]]:
+    """Register parts of the cells once more, each in directions of its own, from where they were registered before.
+
+    Proportions are common to all groups at first. The parts are small, and what is done for each is done for many at
+    once; all of it is on the CPU.
+
+    Parameters
+    ----------
+    cells
+        Positions of each part.
+    before
+        Positions of its cells that are registered already, in the order of the cells, each of shape (n_cells, any
+        number): cells that are close there start in one component.
+    design, fairness, rounds, random_state
+        See :func:`register`.
+
+    Returns
+    -------
+    Of each part, the mixture, and what share of the displacement of a cell comes from its own position.
+    """
+    found: list[tuple[Mixture, Tensor] | None] = [None] * len(cells)
+    for some in _alike(cells):
+        parts = [cells[i] for i in some]
+        m = n_components_again(min(part.n_cells for part in parts))
+        labels = []
+        for i, part in zip(some, parts, strict=True):
+            where = before[i][torch.from_numpy(part.order)]
+            labels.append(_labels(_kmeans(where, m, np.random.default_rng(random_state)), where))
+        course = _Course(*_of_labels(labels, m, parts, parts, design))
+        course = _anneal(course, parts, design, fairness, annealed(rounds), [True] * len(some))
+        own = leverage(course.sums.mass, course.mixture, design, course.prior)
+        for place, i in enumerate(some):
+            found[i] = picked(course.mixture, place), own[place]
+    return [one for one in found if one is not None]
+
+
+def _alike(cells: Sequence[Positions]) -> list[list[int]]:
+    """Parts that can be fitted at once, largest first: of as many components and directions, and not too many."""
+    batches: dict[tuple[int, int], list[list[int]]] = {}
+    for i in np.argsort([-part.n_cells for part in cells], kind="stable").tolist():
+        kind = cells[i].z.shape[1], n_components_again(cells[i].n_cells)
+        held = batches.setdefault(kind, [[]])
+        if held[-1] and sum(cells[j].n_cells for j in [*held[-1], i]) * kind[1] > AT_ONCE:
+            held.append([])
+        held[-1].append(i)
+    return [batch for held in batches.values() for batch in held]
 
 
 def sketch(cells: Positions, size: int, rng: np.random.Generator) -> NDArray[np.int64] | None:
@@ -178,32 +240,22 @@ def sketch(cells: Positions, size: int, rng: np.random.Generator) -> NDArray[np.
 
 
 def _start(
-    name: str,
-    cells: Positions,
-    design: Design,
-    bins: NDArray[np.int64] | None,
-    given: Tensor | None,
-    rng: np.random.Generator,
+    name: str, cells: Positions, design: Design, bins: NDArray[np.int64] | None, rng: np.random.Generator
 ) -> tuple[Mixture, Prior]:
-    """Components by k-means: where cells stand, centred or matched ones would, or at positions that are known."""
-    where, rows = cells.z, None
+    """Components by k-means: where cells stand, or centred or matched ones would."""
+    where, some = cells.z, cells
     if name == "matched":
         rows, positions = _matched(cells, design, bins, rng)
-        where = torch.from_numpy(positions).to(cells.z)
+        where, some = torch.from_numpy(positions).to(cells.z), cells.rows(rows)
     elif name == "centred":
         where = _centred(cells, design)
-    elif name == "given":
-        assert given is not None
-        where = given
-    some = cells if rows is None else cells.rows(rows)
-    m = max(1, min(n_components(cells.n_cells), len(where) // 15))
+    m = n_components(cells.n_cells)
     kmeans = _kmeans(where, m, rng)
-    labels = torch.from_numpy(kmeans.labels_.astype(np.int64)).to(where.device)
     if name == "none":
         means = torch.from_numpy(kmeans.cluster_centers_).to(where)
-        moves = where.new_zeros(design.n_groups, m, where.shape[1])
-        return _first(means, moves, kmeans.inertia_ / where.numel(), cells, design), Prior.wide(means)
-    return _of_labels(labels, m, some, cells, design)
+        return _first(means, float(kmeans.inertia_) / where.numel(), cells, design), Prior.wide(means)
+    mixture, prior = _of_labels([_labels(kmeans, where)], m, [some], [cells], design)
+    return picked(mixture, 0), picked(prior, 0)
 
 
 def _centred(cells: Positions, design: Design) -> Tensor:
@@ -220,43 +272,50 @@ def _kmeans(points: Tensor, k: int, rng: np.random.Generator) -> KMeans:
         return KMeans(k, n_init=1, random_state=seed).fit(points.cpu().float().numpy())
 
 
-def _first(means: Tensor, moves: Tensor, variance: float, cells: Positions, design: Design) -> Mixture:
-    n_groups, m, d = moves.shape
+def _labels(kmeans: KMeans, where: Tensor) -> Tensor:
+    return torch.from_numpy(kmeans.labels_.astype(np.int64)).to(where.device)
+
+
+def _first(means: Tensor, variance: float, cells: Positions, design: Design) -> Mixture:
+    """Centres, and nothing that displaces cells."""
+    m, d = means.shape
     sizes = torch.from_numpy(np.diff(cells.edges)).to(means)
     return Mixture(
         means=means,
-        variances=torch.full_like(means[:, 0], max(float(variance), 1e-8)),
-        shares=torch.full_like(moves[:, :, 0], 1 / m),
-        moves=moves,
+        variances=torch.full_like(means[:, 0], max(variance, 1e-8)),
+        shares=means.new_full((design.n_groups, m), 1 / m),
+        moves=means.new_zeros(design.n_groups, m, d),
         slopes=means.new_zeros(design.n_smooth, m, d),
         sizes=sizes / cells.n_cells,
     )
 
 
-def _of_labels(labels: Tensor, m: int, some: Positions, cells: Positions, design: Design) -> tuple[Mixture, Prior]:
-    """The mixture of some cells whose components are known."""
-    d = some.z.shape[1]
-    means = some.z.new_zeros(m, d).index_add_(0, labels, some.z)
-    means /= torch.bincount(labels, minlength=m).clamp_min(1).to(means)[:, None]
-    variance = (some.z - means[labels]).square().mean()
-    start = _first(means, means.new_zeros(design.n_groups, m, d), float(variance), cells, design)
-    prior = Prior.wide(means)
-    sums = Sums.of_labels(labels, start, some)
+def _of_labels(
+    labels: Sequence[Tensor], m: int, some: Sequence[Positions], cells: Sequence[Positions], design: Design
+) -> tuple[Mixture, Prior]:
+    """A stack of mixtures, each of some of its cells whose components are known."""
+    mixtures, sums = [], []
+    for own, known, everyone in zip(labels, some, cells, strict=True):
+        means = known.z.new_zeros(m, known.z.shape[1]).index_add_(0, own, known.z)
+        means /= torch.bincount(own, minlength=m).clamp_min(1).to(means)[:, None]
+        mixtures.append(_first(means, float((known.z - means[own]).square().mean()), everyone, design))
+        sums.append(Sums.of_labels(own, mixtures[-1], known))
+    mixture, total = stacked(mixtures), stacked(sums)
+    prior = Prior.wide(mixture.means)
     for _ in range(2):
-        start, _ = m_step(sums, start, design, prior)
-    return start, prior
+        mixture, _ = m_step(total, mixture, design, prior)
+    return mixture, prior
 
 
 @dataclass(frozen=True)
 class _Course:
-    """EM on the sketch, as far as it has gone; `evidence` is the negative log evidence per cell."""
+    """EM of a stack of mixtures, as far as it has gone; `evidence` is the negative log evidence per cell of each."""
 
     mixture: Mixture
     prior: Prior
     coefficients: Coefficients | None = None
-    history: tuple[dict[str, float], ...] = ()
+    history: tuple[FreeEnergy, ...] = ()
     last: Sums | None = None
-    evidence: float = math.inf
 
     @property
     def known(self) -> Coefficients:
@@ -268,15 +327,29 @@ class _Course:
         assert self.last is not None
         return self.last
 
+    @property
+    def evidence(self) -> Tensor:
+        return _evidence(self.sums, self.known)
+
+    def alone(self, index: int) -> _Course:
+        """A stack of one of them."""
+        only = slice(index, index + 1)
+        return _Course(
+            picked(self.mixture, only),
+            picked(self.prior, only),
+            picked(self.known, only),
+            tuple(picked(terms, only) for terms in self.history),
+            picked(self.sums, only),
+        )
+
 
 def _anneal(
     course: _Course,
-    cells: Positions,
+    cells: Sequence[Positions],
     design: Design,
     fairness: float,
     turns: Sequence[tuple[int, float]],
-    *,
-    fair_first: bool = False,
+    fair_first: Sequence[bool],
 ) -> _Course:
     """Some rounds of EM: hot at first, then with the scales of the prior estimated as well.
 
@@ -285,17 +358,18 @@ def _anneal(
     that they lack.
     """
     mixture, prior, coefficients, history = course.mixture, course.prior, course.coefficients, list(course.history)
+    steady = torch.full((len(cells),), fairness, dtype=torch.float64)
+    fair = torch.tensor(fair_first)
+    blocks = Blocks.maybe(cells, mixture.n_components)
     for cold, temperature in turns:
-        beta = cooling(fairness, temperature) if fair_first else fairness
-        log_shares = mixture.log_shares(beta)
-        sums = e_step(mixture, cells, beta, temperature)
+        beta = torch.where(fair, cooling(fairness, temperature), steady)
+        sums = e_steps(mixture, blocks, beta, temperature)
         if cold >= 0 and cold % REFINED_EVERY == 0 and design.n_groups + design.n_smooth > 1:
             prior = _refined(prior, sums, mixture, design)
+        log_shares = mixture.log_shares(beta)
         mixture, coefficients = m_step(sums, mixture, design, prior, before=coefficients)
-        history.append(asdict(free_energy(sums, coefficients.penalty, log_shares)))
-    assert coefficients is not None
-    sums = e_step(mixture, cells, fairness)
-    return _Course(mixture, prior, coefficients, tuple(history), sums, _evidence(sums, coefficients))
+        history.append(free_energy(sums, coefficients.penalty, log_shares))
+    return _Course(mixture, prior, coefficients, tuple(history), e_steps(mixture, blocks, steady))
 
 
 def _refined(prior: Prior, sums: Sums, mixture: Mixture, design: Design) -> Prior:
@@ -304,16 +378,18 @@ def _refined(prior: Prior, sums: Sums, mixture: Mixture, design: Design) -> Prio
     They meet the wide prior halfway: a mixture explains a displaced type by a component of its own as well, and what is
     so explained would count as evidence against displacements.
     """
-    found = []
+    energies, candidates = [], []
     for length in LENGTHS:
-        candidate = replace(prior, length=length)
+        candidate = replace(prior, length=torch.full_like(prior.length, length))
         _, coefficients = m_step(sums, mixture, design, candidate, n_rounds=1)
-        energy = coefficients.misfit + coefficients.penalty + coefficients.log_det / 2
-        found.append((energy, candidate.refined(coefficients.gain, mixture.means)))
-    return min(found, key=lambda pair: pair[0])[1].halfway(Prior.wide(mixture.means))
+        energies.append(coefficients.misfit + coefficients.penalty + coefficients.log_det / 2)
+        candidates.append(candidate.refined(coefficients.gain, mixture.means))
+    best = torch.stack(energies).argmin(0)
+    chosen = picked(stacked(candidates), (best, torch.arange(len(best))))
+    return chosen.halfway(Prior.wide(mixture.means))
 
 
-def _evidence(sums: Sums, coefficients: Coefficients) -> float:
+def _evidence(sums: Sums, coefficients: Coefficients) -> Tensor:
     """Negative log evidence per cell of the groups as displaced copies of each other.
 
     Displacements are integrated out by Laplace's approximation, and proportions count as the same for all groups, which
@@ -321,11 +397,11 @@ def _evidence(sums: Sums, coefficients: Coefficients) -> float:
     cheaper, so that without it what groups share would be decided by the number of parameters.
     """
     mass = sums.mass.double()
-    n = float(mass.sum())
-    joint = mass / n
-    independent = joint.sum(1, keepdim=True) * joint.sum(0)
-    shared = float((torch.xlogy(joint, joint) - torch.xlogy(joint, independent.clamp_min(1e-300))).sum())
-    return (-float(sums.totals[0]) + coefficients.penalty + coefficients.log_det / 2) / n + shared
+    n = mass.sum((-2, -1))
+    joint = mass / n[..., None, None]
+    independent = joint.sum(-1, keepdim=True) * joint.sum(-2, keepdim=True)
+    shared = (torch.xlogy(joint, joint) - torch.xlogy(joint, independent.clamp_min(1e-300))).sum((-2, -1))
+    return (-sums.totals[..., 0] + coefficients.penalty + coefficients.log_det / 2) / n + shared
 
 
 def _matched(

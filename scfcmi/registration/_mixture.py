@@ -10,18 +10,20 @@ the derivation, and for its relation to the objective of Zeng et al., CVPR 2023.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 from torch import Tensor
 
 from scfcmi._device import smaller_when_full, world_size
 
 from ._design import Design
 from ._positions import Positions
+from ._stack import picked, stacked
 
 # Cells of no weight that every group adds to every component, and that every component adds to the pooled variance.
 PSEUDO_COUNT, PSEUDO_CELLS = 1e-3, 20.0
@@ -37,14 +39,13 @@ ANNEALED, HOTTEST = 0.6, 2.0
 RANK = 64
 # Of what a cell is displaced by, no more than this share counts as its own.
 MOST_LEVERAGE = 0.99
-# Up to so many products of cells, components and dimensions for every group, and in all, groups are passed over at
-# once: calls cost more then.
-AT_ONCE_EACH, AT_ONCE = 2**17, 2**23
+# Entries of tables of cells × components up to which all groups, and several mixtures, are passed over at once.
+AT_ONCE = 2**19
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """A fitted mixture.
+    """A fitted mixture, or a stack of them.
 
     Parameters
     ----------
@@ -72,15 +73,16 @@ class Mixture:
     @property
     def n_components(self) -> int:
         """Number of components."""
-        return len(self.means)
+        return self.means.shape[-2]
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Mixture:
         """The same on another device or in another precision."""
         return Mixture(**{field.name: getattr(self, field.name).to(device, dtype) for field in fields(self)})
 
-    def log_shares(self, fairness: float) -> Tensor:
-        """Logarithms of π_gc^(1−β) π_c^β, shape (n_groups, n_components)."""
-        common = self.sizes @ self.shares
+    def log_shares(self, fairness: float | Tensor) -> Tensor:
+        """Logarithms of π_gc^(1−β) π_c^β, shape (n_groups, n_components); in a stack, β may have its shape."""
+        common = self.sizes.unsqueeze(-2) @ self.shares
+        fairness = torch.as_tensor(fairness).to(common)[..., None, None]
         return (1 - fairness) * torch.log(self.shares + 1e-12) + fairness * torch.log(common + 1e-12)
 
     def log_joint(self, group: int, z: Tensor, smooth: Tensor, log_shares: Tensor) -> Tensor:
@@ -183,8 +185,9 @@ def e_step(mixture: Mixture, cells: Positions, fairness: float, temperature: flo
     """
     n_groups, m, d = mixture.moves.shape
     p = len(mixture.slopes)
-    if p == 0 and cells.n_cells * m * d <= min(AT_ONCE_EACH * n_groups, AT_ONCE):
-        return _e_step_at_once(mixture, cells, fairness, temperature)
+    if p == 0 and cells.n_cells * m <= AT_ONCE:
+        one = stacked([mixture])
+        return picked(_e_step_of_blocks(one, Blocks.of([cells]), one.log_shares(fairness), temperature), 0)
     new = mixture.means.new_zeros
     mass, first, second = new(n_groups, m), new(n_groups, m, d), new(m)
     smooth_mass, smooth_first, smooth_second = new(n_groups, m, p), new(p, m, d), new(p, p, m)
@@ -208,26 +211,89 @@ def e_step(mixture: Mixture, cells: Positions, fairness: float, temperature: flo
     return Sums(mass, first, second, smooth_mass, smooth_first, smooth_second, totals)
 
 
-def _e_step_at_once(mixture: Mixture, cells: Positions, fairness: float, temperature: float) -> Sums:
-    """The same for a few cells without smooth functions: every cell with the centres of its own group."""
-    n_groups, m, d = mixture.moves.shape
-    z, variances = cells.z, mixture.variances
-    group = torch.from_numpy(cells.codes).to(z.device)
-    away = z[:, None] - (mixture.means + mixture.moves)[group]
-    constant = mixture.log_shares(fairness) - d / 2 * torch.log(2 * math.pi * variances)
-    joint = constant[group] - away.square().sum(2) / (2 * variances)
+def e_steps(mixtures: Mixture, cells: Sequence[Positions] | Blocks, fairness: Tensor, temperature: float = 1.0) -> Sums:
+    """The sums of a stack of mixtures, each over cells of its own.
+
+    Parameters
+    ----------
+    mixtures
+        A stack.
+    cells
+        Positions, for each of them; see :meth:`Blocks.maybe`.
+    fairness
+        β of each, shape (n_mixtures,).
+    temperature
+        T of all.
+    """
+    if isinstance(cells, Blocks):
+        return _e_step_of_blocks(mixtures, cells, mixtures.log_shares(fairness), temperature)
+    return stacked([e_step(picked(mixtures, i), cells[i], float(fairness[i]), temperature) for i in range(len(cells))])
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Cells of several mixtures in blocks of equal length, each of one mixture and group, for one pass over all.
+
+    Parameters
+    ----------
+    z
+        Positions, zeros where a block is longer than its cells, shape (n_blocks, length, n_dims).
+    present
+        One for a cell, zero where there is none, shape (n_blocks, length).
+    group
+        Group of each block, those of each mixture counted on from those of the one before, shape (n_blocks,).
+    """
+
+    z: Tensor
+    present: Tensor
+    group: Tensor
+
+    @classmethod
+    def of(cls, cells: Sequence[Positions]) -> Blocks:
+        """Blocks as long as the groups are large on average: about as much room stays empty as is used."""
+        sizes = np.concatenate([np.diff(some.edges) for some in cells])
+        length = max(1, -(-int(sizes.sum()) // max(int(np.count_nonzero(sizes)), 1)))
+        n_blocks = -(-sizes // length)
+        first = np.cumsum(n_blocks) - n_blocks
+        rank = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        z = torch.cat([some.z for some in cells])
+        place = torch.from_numpy(np.repeat(first * length, sizes) + rank).to(z.device)
+        n, d = int(n_blocks.sum()), z.shape[1]
+        return cls(
+            z.new_zeros(n * length, d).index_copy_(0, place, z).reshape(n, length, d),
+            z.new_zeros(n * length).index_fill_(0, place, 1.0).reshape(n, length),
+            torch.from_numpy(np.repeat(np.arange(len(sizes)), n_blocks)).to(z.device),
+        )
+
+    @classmethod
+    def maybe(cls, cells: Sequence[Positions], n_components: int) -> Sequence[Positions] | Blocks:
+        """Blocks for passes that follow one another, if there is room for them; the cells as they are otherwise."""
+        small = sum(some.n_cells for some in cells) * n_components <= AT_ONCE
+        return cls.of(cells) if small and not cells[0].smooth.shape[1] else cells
+
+
+def _e_step_of_blocks(mixtures: Mixture, cells: Blocks, log_shares: Tensor, temperature: float) -> Sums:
+    """The same without smooth functions: every block with the centres of its group."""
+    k, n_groups, m, d = mixtures.moves.shape
+    group, mixture = cells.group, torch.div(cells.group, n_groups, rounding_mode="floor")
+    centres = (mixtures.means[:, None] + mixtures.moves).reshape(-1, m, d)[group]
+    constant = (log_shares - d / 2 * torch.log(2 * math.pi * mixtures.variances[:, None])).reshape(-1, 1, m)
+    squares = cells.z.square().sum(2, keepdim=True)
+    joint = torch.baddbmm((squares + centres.square().sum(2).unsqueeze(1)) / -2, cells.z, centres.mT)
+    joint = torch.addcdiv(constant[group], joint, mixtures.variances[mixture].unsqueeze(1))
     r, evidence = responsibilities(joint, temperature)
-    total = evidence.double().sum()
-    entropy = (total - torch.dot(r.reshape(-1), joint.reshape(-1))) / temperature
-    new = z.new_zeros
+    r *= cells.present[..., None]
+    new = joint.new_zeros
+    both = torch.stack([(evidence * cells.present).sum(1), (r * joint).sum((1, 2))], 1).double()
+    total, expected = both.new_zeros(k, 2).index_add_(0, mixture, both).unbind(1)
     return Sums(
-        mass=new(n_groups, m).index_add_(0, group, r),
-        first=new(n_groups, m, d).index_add_(0, group, r[:, :, None] * z[:, None]),
-        second=z.square().sum(1) @ r,
-        smooth_mass=new(n_groups, m, 0),
-        smooth_first=new(0, m, d),
-        smooth_second=new(0, 0, m),
-        totals=torch.stack([total, entropy.double()]),
+        mass=new(k * n_groups, m).index_add_(0, group, r.sum(1)).reshape(k, n_groups, m),
+        first=new(k * n_groups, m, d).index_add_(0, group, r.mT @ cells.z).reshape(k, n_groups, m, d),
+        second=new(k, m).index_add_(0, mixture, (r.mT @ squares).squeeze(2)),
+        smooth_mass=new(k, n_groups, m, 0),
+        smooth_first=new(k, 0, m, d),
+        smooth_second=new(k, 0, 0, m),
+        totals=torch.stack([total, (total - expected) / temperature], 1),
     )
 
 
@@ -243,12 +309,12 @@ def cooling(fairness: float, temperature: float) -> float:
 
 
 def responsibilities(log_joint: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
-    """p(c | z) at a temperature, and T log Σ_c p(z, c)^(1/T), shapes (n_cells, n_components) and (n_cells,)."""
-    highest = log_joint.amax(1, keepdim=True)
+    """p(c | z) at a temperature, and T log Σ_c p(z, c)^(1/T), shapes (…, n_components) and (…)."""
+    highest = log_joint.amax(-1, keepdim=True)
     # Smaller ones say nothing, and as denormal numbers take a hundred times longer to add up.
     r = (log_joint - highest).div_(temperature).clamp_min_(LOWEST).exp_()
-    total = r.sum(1, keepdim=True)
-    return r.div_(total), highest[:, 0] + temperature * torch.log(total[:, 0])
+    total = r.sum(-1, keepdim=True)
+    return r.div_(total), (highest + temperature * torch.log(total)).squeeze(-1)
 
 
 @dataclass(frozen=True)
@@ -265,34 +331,41 @@ class Prior:
         Distance over which it varies, in units of the typical distance of a centre from the middle.
     """
 
-    common: float
-    local: float
-    length: float = 1.0
+    common: Tensor
+    local: Tensor
+    length: Tensor
+
+    @classmethod
+    def of(cls, common: Tensor, local: Tensor, length: float = 1.0) -> Prior:
+        """Some scales, at one length."""
+        return cls(common, local, torch.full_like(common, length))
 
     @classmethod
     def wide(cls, means: Tensor) -> Prior:
         """Where to start: shifts as large as the distances between types, deviations half as large."""
-        per_dim = _spread(means) ** 2 / means.shape[1]
-        return cls(per_dim, per_dim / 4)
+        per_dim = spread(means).square() / means.shape[-1]
+        return cls.of(per_dim, per_dim / 4)
 
-    def refined(self, gain: tuple[float, float], means: Tensor) -> Prior:
+    def refined(self, gain: Tensor, means: Tensor) -> Prior:
         """One step of EM for the scales, given the coefficients' posterior second moments in units of the prior."""
-        least = (LEAST_SCALE * _spread(means)) ** 2 / means.shape[1]
-        common, local = (min(max(value, 0.1), 10.0) for value in gain)
-        return replace(self, common=max(self.common * common, least), local=max(self.local * local, least))
+        least = (LEAST_SCALE * spread(means)).square() / means.shape[-1]
+        common, local = gain.clamp(0.1, 10.0).unbind(-1)
+        return replace(
+            self, common=torch.maximum(self.common * common, least), local=torch.maximum(self.local * local, least)
+        )
 
     def halfway(self, other: Prior) -> Prior:
         """Scales between these and others, by their logarithms."""
-        return replace(self, common=math.sqrt(self.common * other.common), local=math.sqrt(self.local * other.local))
+        return replace(self, common=(self.common * other.common).sqrt(), local=(self.local * other.local).sqrt())
 
     def features(self, means: Tensor) -> Tensor:
         """Φ with K ≈ Φ Φᵀ over the components, shape (n_components, 1 + rank), in double precision."""
-        spread = max(_spread(means), 1e-12)
-        kernel = torch.exp(-_squared_distances(means.double()) / (2 * (self.length * spread) ** 2))
+        length = self.length * spread(means).clamp_min(1e-12)
+        kernel = torch.exp(-_squared_distances(means.double()) / (2 * length.square())[..., None, None])
         values, vectors = torch.linalg.eigh(kernel)
-        kept = vectors[:, -RANK:] * values[-RANK:].clamp_min(0).sqrt()
-        ones = torch.ones_like(kept[:, :1])
-        return torch.cat([math.sqrt(self.common) * ones, math.sqrt(self.local) * kept], 1)
+        kept = vectors[..., -RANK:] * values[..., None, -RANK:].clamp_min(0).sqrt()
+        ones = torch.ones_like(kept[..., :1])
+        return torch.cat([self.common.sqrt()[..., None, None] * ones, self.local.sqrt()[..., None, None] * kept], -1)
 
 
 @dataclass(frozen=True)
@@ -305,10 +378,10 @@ class Coefficients:
         Of every level of every attribute, each of shape (n_levels, n_features, n_dims).
     smooth
         Of the smooth functions, shape (n_smooth, n_features, n_dims).
+    covariances
+        Of the posterior of all of these, of each attribute and of the smooth functions.
     log_det
         Σ log det(I + Φᵀ W Φ) over all of them, times n_dims: what the posterior has gained in precision.
-    gain
-        Mean posterior second moment of the coefficients of the common shift, and of the local ones.
     misfit
         Σ r ‖z − centre‖² / 2s², with the variances from before.
     parts
@@ -317,15 +390,29 @@ class Coefficients:
 
     levels: tuple[Tensor, ...]
     smooth: Tensor
-    log_det: float
-    gain: tuple[float, float]
-    misfit: float
+    covariances: tuple[Tensor, ...]
+    log_det: Tensor
+    misfit: Tensor
     parts: tuple[Tensor, ...]
 
     @property
-    def penalty(self) -> float:
+    def penalty(self) -> Tensor:
         """Negative logarithm of the prior, up to a constant."""
-        return sum(float(part.square().sum()) for part in (*self.levels, self.smooth)) / 2
+        return torch.stack([part.square().sum((-3, -2, -1)) / 2 for part in (*self.levels, self.smooth)]).sum(0)
+
+    @property
+    def gain(self) -> Tensor:
+        """Mean posterior second moment of the coefficients of the common shift, and of the local ones, shape (2,)."""
+        common, local, count = [], [], 0
+        for solved, covariance in zip((*self.levels, self.smooth), self.covariances, strict=False):
+            variance = torch.diagonal(covariance, dim1=-2, dim2=-1)
+            # Smooth functions have one covariance for all their coefficients.
+            moment = solved.square().sum(-1) + solved.shape[-1] * variance.reshape(solved.shape[:-1])
+            common.append(moment[..., 0].sum(-1))
+            local.append(moment[..., 1:].sum((-2, -1)))
+            count += solved.shape[-3] * solved.shape[-1]
+        n_local = max(self.smooth.shape[-2] - 1, 1)
+        return torch.stack([torch.stack(common).sum(0), torch.stack(local).sum(0) / n_local], -1) / max(count, 1)
 
 
 def m_step(
@@ -357,57 +444,52 @@ def m_step(
         What the step before has found; without it, or if it had other components, the first of several attributes
         starts with all of the displacements.
     """
-    n_groups, m, d = mixture.moves.shape
     mass, first = sums.mass.double(), sums.first.double()
-    precision = 1 / mixture.variances.double()
-    weight, per_cell = mass * precision, mass[..., None]
+    precision = 1 / mixture.variances.double()[..., None]
     features = prior.features(mixture.means)
     means, moves, slopes = (part.double() for part in (mixture.means, mixture.moves, mixture.slopes))
-    n_factors = design.levels.shape[1]
+    n_factors, n_smooth, d = design.levels.shape[1], slopes.shape[-3], means.shape[-1]
     if before is not None and before.parts[0].shape == moves.shape:
         parts = list(before.parts)
     else:
         parts = [moves if i == 0 else torch.zeros_like(moves) for i in range(n_factors)]
-    level, has_level, factors = zip(*_by_attribute(design, features, weight), strict=True)
-    smooth_mass = sums.smooth_mass.double()
+    factors = [_Factor.of(column, features, mass, precision) for column in design.levels.T]
+    weighted = (features * precision).mT.contiguous().unsqueeze(-3)
+    smooth_mass, smooth = sums.smooth_mass.double(), slopes.new_zeros(*slopes.shape[:-2], features.shape[-1], d)
+    covariances = [factor.covariance for factor in factors]
+    log_det = torch.stack([factor.log_det for factor in factors]).sum(0)
     levels: list[Tensor] = []
-    smooth = slopes.new_zeros(len(slopes), features.shape[1], d)
-    log_det, second, count = 0.0, [0.0, 0.0], 0
-    total = mass.sum(0)[:, None]
-    held = total * precision[:, None] > 1e-6
-    weighted = features * precision[:, None]
-    own = [np.array_equal(column, np.arange(n_groups)) for column in design.levels.T]
+    total = mass.sum(-2)[..., None]
+    held = total * precision > 1e-6
+    # Σ r times displacements, over groups.
+    moved = (mass[..., None] * moves).sum(-3)
     for turn in range(n_rounds):
-        # Σ r (z − what numbers explain), per group and component.
-        rest = first - torch.einsum("gmp,pmd->gmd", smooth_mass, slopes) if len(slopes) else first
-        pulled = rest.sum(0) - torch.einsum("gm,gmd->md", mass, moves)
-        means = torch.where(held, pulled / total.clamp_min(1e-300), means)
-        last = turn == n_rounds - 1
+        if n_smooth or not turn:
+            # Σ r (z − what numbers explain), per group and component, and in features per level.
+            rest = first - torch.einsum("...gmp,...pmd->...gmd", smooth_mass, slopes) if n_smooth else first
+            wanted = [weighted @ factor.per_level(rest) for factor in factors]
+        means = torch.where(held, (rest.sum(-3) - moved) / total.clamp_min(1e-300), means)
         levels = []
-        for i in range(n_factors):
-            others = moves - parts[i] if n_factors > 1 else None
-            wanted = torch.addcmul(rest, per_cell, means if others is None else means + others, value=-1)
-            # With a group for every level the sum is that group's own.
-            if not own[i]:
-                wanted = (has_level[i].T @ wanted.reshape(n_groups, -1)).reshape(-1, m, d)
-            solved = torch.cholesky_solve(weighted.T @ wanted, factors[i])
+        for i, factor in enumerate(factors):
+            left = wanted[i] - factor.pull(means)
+            if n_factors > 1:
+                others = moves - parts[i]
+                left = left - weighted @ factor.per_level(mass[..., None] * others)
+            solved = factor.covariance @ left
             # Shifting centres by what all levels share leaves every cell where it is and brings the levels nearer to 0.
-            shared = solved.mean(0, keepdim=True)
-            solved = solved - shared
-            means = means + features @ shared[0]
-            parts[i] = features @ solved if own[i] else (features @ solved)[level[i]]
-            moves = parts[i] if others is None else others + parts[i]
-            levels.append(solved)
-            if last:
-                log_det += _gain(solved, factors[i], second) * d
-                count += len(solved) * d
-        if len(slopes):
-            slopes, smooth, factor = _smooth_part(sums, mixture, features, means, moves)
-            if last:
-                log_det += _gain(smooth, factor, second) * d
-                count += len(slopes) * d
-    local = max(features.shape[1] - 1, 1)
-    gain = (second[0] / max(count, 1), second[1] / max(count * local, 1))
+            shared = solved.mean(-3, keepdim=True)
+            levels.append(solved - shared)
+            means = means + features @ shared.squeeze(-3)
+            if n_factors > 1:
+                parts[i] = factor.per_group(features.unsqueeze(-3) @ levels[i])
+                moves = others + parts[i]
+        moved = sum(factor.push(solved) for factor, solved in zip(factors, levels, strict=True)) / precision
+        if n_factors == 1 and (n_smooth or turn == n_rounds - 1):
+            parts = [moves] = [factors[0].per_group(features.unsqueeze(-3) @ levels[0])]
+        if n_smooth:
+            slopes, smooth, covariance, gained = _smooth_part(sums, mixture, features, means, moves)
+    if n_smooth:
+        covariances, log_det = [*covariances, covariance], log_det + gained
     kept = mixture.means.dtype
     shares = sums.mass + PSEUDO_COUNT
     updated = replace(
@@ -415,12 +497,70 @@ def m_step(
         means=means.to(kept),
         moves=moves.to(kept),
         slopes=slopes.to(kept),
-        shares=shares / shares.sum(1, keepdim=True),
+        shares=shares / shares.sum(-1, keepdim=True),
     )
     squares = _squares(sums, means, moves, slopes)
-    misfit = float((squares / mixture.variances.double()).sum()) / 2
-    coefficients = Coefficients(tuple(levels), smooth, log_det, gain, misfit, tuple(parts))
+    misfit = (squares / mixture.variances.double()).sum(-1) / 2
+    coefficients = Coefficients(tuple(levels), smooth, tuple(covariances), log_det * d, misfit, tuple(parts))
     return replace(updated, variances=_variances(squares, sums.mass, d).to(kept)), coefficients
+
+
+@dataclass(frozen=True)
+class _Factor:
+    """The regression on one attribute, in the features of the prior.
+
+    Parameters
+    ----------
+    level
+        Level of each group, shape (n_groups,); nothing if every group has one of its own, in the same order.
+    n_levels
+        How many there are.
+    left
+        Features times weights, per level, shape (n_levels, n_features, n_components).
+    covariance
+        Posterior covariance of the coefficients, per level, shape (n_levels, n_features, n_features).
+    log_det
+        Σ log det of the precisions.
+    """
+
+    level: Tensor | None
+    n_levels: int
+    left: Tensor
+    covariance: Tensor
+    log_det: Tensor
+
+    @classmethod
+    def of(cls, column: NDArray[np.int64], features: Tensor, mass: Tensor, precision: Tensor) -> _Factor:
+        """Of an attribute whose level in each group is known."""
+        level = None if np.array_equal(column, np.arange(len(column))) else torch.from_numpy(column).to(mass.device)
+        n_levels = int(column.max()) + 1
+        weight = (mass if level is None else _per_level(mass, level, n_levels, -2)) * precision.mT
+        left = features.mT.contiguous().unsqueeze(-3) * weight.unsqueeze(-2)
+        chol = factor_of(features, left)
+        log_det = 2 * torch.log(torch.diagonal(chol, dim1=-2, dim2=-1)).sum((-2, -1))
+        return cls(level, n_levels, left, torch.cholesky_inverse(chol), log_det)
+
+    def per_level(self, values: Tensor) -> Tensor:
+        """Sums over groups, from (n_groups, …, …) to (n_levels, …, …)."""
+        return values if self.level is None else _per_level(values, self.level, self.n_levels, -3)
+
+    def per_group(self, values: Tensor) -> Tensor:
+        """What each group has by its level."""
+        return values if self.level is None else values.index_select(-3, self.level)
+
+    def pull(self, means: Tensor) -> Tensor:
+        """What centres alone explain of the weighted sums, in features, shape (n_levels, n_features, n_dims)."""
+        return (self.left.flatten(-3, -2) @ means).unflatten(-2, self.left.shape[-3:-1])
+
+    def push(self, solved: Tensor) -> Tensor:
+        """Weights times displacements, over all levels, shape (n_components, n_dims)."""
+        return self.left.flatten(-3, -2).mT @ solved.flatten(-3, -2)
+
+
+def _per_level(values: Tensor, level: Tensor, n_levels: int, dim: int) -> Tensor:
+    shape = list(values.shape)
+    shape[dim] = n_levels
+    return values.new_zeros(shape).index_add_(values.ndim + dim, level, values)
 
 
 def leverage(mass: Tensor, mixture: Mixture, design: Design, prior: Prior) -> Tensor:
@@ -437,75 +577,58 @@ def leverage(mass: Tensor, mixture: Mixture, design: Design, prior: Prior) -> Te
     mixture, design, prior
         What was fitted.
     """
-    features, variances = prior.features(mixture.means), mixture.variances.double()
-    weight = mass.double() / variances
-    total = torch.zeros_like(weight)
-    for level, _, factor in _by_attribute(design, features, weight):
-        half = torch.linalg.solve_triangular(factor, features.T.expand(len(factor), -1, -1), upper=False)
-        total += (half.square().sum(1) / variances)[level]
+    features, variances = prior.features(mixture.means), mixture.variances.double()[..., None]
+    total = torch.zeros_like(mass, dtype=torch.double)
+    for column in design.levels.T:
+        factor = _Factor.of(column, features, mass.double(), 1 / variances)
+        own = ((features.unsqueeze(-3) @ factor.covariance) * features.unsqueeze(-3)).sum(-1, keepdim=True)
+        total += (factor.per_group(own) / variances.unsqueeze(-3)).squeeze(-1)
     return total.clamp_max(MOST_LEVERAGE).to(mixture.means.dtype)
 
 
-def _by_attribute(design: Design, features: Tensor, weight: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Per attribute the level of every group, the same as indicators, and the Cholesky factors of its regressions."""
-    for column in design.levels.T:
-        level = torch.from_numpy(column).to(weight.device)
-        has_level = torch.nn.functional.one_hot(level).to(weight)
-        yield level, has_level, _factor(features, has_level.T @ weight)
-
-
-def _factor(features: Tensor, weight: Tensor) -> Tensor:
-    """Cholesky factors of the precisions of coefficients with standard normal prior."""
-    precision = (features.T * weight[:, None]) @ features
-    precision.diagonal(dim1=1, dim2=2).add_(1.0)
+def factor_of(features: Tensor, left: Tensor) -> Tensor:
+    """Cholesky factors of the precisions of coefficients with standard normal prior, per row of weighted features."""
+    precision = (left.flatten(-3, -2) @ features).unflatten(-2, left.shape[-3:-1])
+    precision.diagonal(dim1=-2, dim2=-1).add_(1.0)
     return torch.linalg.cholesky(precision)
-
-
-def _gain(solved: Tensor, factor: Tensor, second: list[float]) -> float:
-    """Half-log-determinants of all precisions; adds posterior second moments, common and local, to `second`."""
-    variance = torch.diagonal(torch.cholesky_inverse(factor), dim1=-2, dim2=-1)
-    if solved.ndim == 3 and variance.ndim == 2 and len(variance) != len(solved):
-        variance = variance.reshape(len(solved), -1)
-    moment = solved.square().sum(2) + solved.shape[2] * variance
-    second[0] += float(moment[:, 0].sum())
-    second[1] += float(moment[:, 1:].sum())
-    return 2 * float(torch.log(torch.diagonal(factor, dim1=-2, dim2=-1)).sum())
 
 
 def _smooth_part(
     sums: Sums, mixture: Mixture, features: Tensor, means: Tensor, moves: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Displacements per unit of the smooth functions, given all else: slopes, coefficients and Cholesky factor."""
-    p, r = len(mixture.slopes), features.shape[1]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Displacements per unit of the smooth functions, given all else: slopes, coefficients, and as of an attribute."""
+    p, r = mixture.slopes.shape[-3], features.shape[-1]
     precision = 1 / mixture.variances.double()
-    centres = means + moves
-    rest = sums.smooth_first.double() - torch.einsum("gmp,gmd->pmd", sums.smooth_mass.double(), centres)
-    wanted = torch.einsum("mr,pmd,m->prd", features, rest, precision).reshape(1, p * r, -1)
-    matrix = torch.einsum("mr,pqm,m,ms->prqs", features, sums.smooth_second.double(), precision, features)
-    matrix = matrix.reshape(1, p * r, p * r)
-    matrix.diagonal(dim1=1, dim2=2).add_(1.0)
+    centres = means.unsqueeze(-3) + moves
+    rest = sums.smooth_first.double() - torch.einsum("...gmp,...gmd->...pmd", sums.smooth_mass.double(), centres)
+    weighted = features * precision[..., None]
+    wanted = (weighted.mT.unsqueeze(-3) @ rest).flatten(-3, -2).unsqueeze(-3)
+    matrix = torch.einsum("...mr,...pqm,...ms->...prqs", weighted, sums.smooth_second.double(), features)
+    matrix = matrix.flatten(-2).flatten(-3, -2).unsqueeze(-3)
+    matrix.diagonal(dim1=-2, dim2=-1).add_(1.0)
     factor = torch.linalg.cholesky(matrix)
-    solved = torch.cholesky_solve(wanted, factor).reshape(p, r, -1)
-    return features @ solved, solved, factor
+    solved = torch.cholesky_solve(wanted, factor).squeeze(-3).unflatten(-2, (p, r))
+    log_det = 2 * torch.log(torch.diagonal(factor, dim1=-2, dim2=-1)).sum((-2, -1))
+    return features.unsqueeze(-3) @ solved, solved, torch.cholesky_inverse(factor), log_det
 
 
 def _squares(sums: Sums, means: Tensor, moves: Tensor, slopes: Tensor) -> Tensor:
     """Σ r ‖z − centre‖² of every component."""
-    centres = means + moves
+    centres = means.unsqueeze(-3) + moves
     mass = sums.mass.double()
-    squares = sums.second.double() + (mass * centres.square().sum(2)).sum(0)
-    squares -= 2 * (sums.first.double() * centres).sum((0, 2))
-    if len(slopes):
-        rest = sums.smooth_first.double() - torch.einsum("gmp,gmd->pmd", sums.smooth_mass.double(), centres)
-        squares -= 2 * torch.einsum("pmd,pmd->m", rest, slopes)
-        squares += torch.einsum("pqm,pmd,qmd->m", sums.smooth_second.double(), slopes, slopes)
+    squares = sums.second.double() + (mass * centres.square().sum(-1)).sum(-2)
+    squares -= 2 * (sums.first.double() * centres).sum((-3, -1))
+    if slopes.shape[-3]:
+        rest = sums.smooth_first.double() - torch.einsum("...gmp,...gmd->...pmd", sums.smooth_mass.double(), centres)
+        squares -= 2 * (rest * slopes).sum((-3, -1))
+        squares += torch.einsum("...pqm,...pmd,...qmd->...m", sums.smooth_second.double(), slopes, slopes)
     return squares.clamp_min(0)
 
 
 def _variances(squares: Tensor, mass: Tensor, d: int) -> Tensor:
     """Mean squared distance per dimension from the centres, drawn towards that of all components."""
-    of_component = mass.double().sum(0)
-    pooled = squares.sum() / of_component.sum() / d
+    of_component = mass.double().sum(-2)
+    pooled = squares.sum(-1, keepdim=True) / of_component.sum(-1, keepdim=True) / d
     own = (squares + PSEUDO_CELLS * d * pooled) / (d * (of_component + PSEUDO_CELLS))
     return torch.maximum(own, LEAST_VARIANCE * pooled).clamp_min(1e-8)
 
@@ -531,24 +654,24 @@ class FreeEnergy:
         H(C|G), H(C|X), I(G;C) of the components.
     """
 
-    free_energy: float
-    log_likelihood: float
-    prior: float
-    reconstruction: float
-    h_c_given_g: float
-    h_c_given_x: float
-    i_gc: float
+    free_energy: Tensor
+    log_likelihood: Tensor
+    prior: Tensor
+    reconstruction: Tensor
+    h_c_given_g: Tensor
+    h_c_given_x: Tensor
+    i_gc: Tensor
 
 
-def free_energy(sums: Sums, penalty: float, log_shares: Tensor) -> FreeEnergy:
+def free_energy(sums: Sums, penalty: Tensor, log_shares: Tensor) -> FreeEnergy:
     """Terms of the objective, from the sums of one pass and the proportions that it was made with."""
     mass = sums.mass.double()
-    n = float(mass.sum())
-    joint = mass / n
-    group, component = joint.sum(1, keepdim=True), joint.sum(0, keepdim=True)
-    h_joint, h_g, h_c = (-float(torch.xlogy(table, table).sum()) for table in (joint, group, component))
-    log_likelihood, h_c_given_x = (float(value) / n for value in sums.totals)
-    cross = -float((joint * log_shares.double()).sum())
+    n = mass.sum((-2, -1))
+    joint = mass / n[..., None, None]
+    group, component = joint.sum(-1, keepdim=True), joint.sum(-2, keepdim=True)
+    h_joint, h_g, h_c = (-torch.xlogy(table, table).sum((-2, -1)) for table in (joint, group, component))
+    log_likelihood, h_c_given_x = (sums.totals.to(n) / n[..., None]).unbind(-1)
+    cross = -(joint * log_shares.double()).sum((-2, -1))
     prior = penalty / n
     return FreeEnergy(
         free_energy=prior - log_likelihood,
@@ -557,14 +680,16 @@ def free_energy(sums: Sums, penalty: float, log_shares: Tensor) -> FreeEnergy:
         reconstruction=-log_likelihood + h_c_given_x - cross,
         h_c_given_g=h_joint - h_g,
         h_c_given_x=h_c_given_x,
-        i_gc=max(h_g + h_c - h_joint, 0.0),
+        i_gc=(h_g + h_c - h_joint).clamp_min(0.0),
     )
 
 
-def _spread(means: Tensor) -> float:
-    return float((means - means.mean(0)).square().sum(1).mean().sqrt())
+def spread(means: Tensor) -> Tensor:
+    """Typical distance of a centre from the middle, in double precision."""
+    means = means.double()
+    return (means - means.mean(-2, keepdim=True)).square().sum(-1).mean(-1).sqrt()
 
 
 def _squared_distances(points: Tensor) -> Tensor:
-    norms = points.square().sum(1)
-    return (norms[:, None] + norms[None] - 2 * points @ points.T).clamp_min(0)
+    norms = points.square().sum(-1)
+    return (norms.unsqueeze(-1) + norms.unsqueeze(-2) - 2 * points @ points.mT).clamp_min(0)

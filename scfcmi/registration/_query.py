@@ -13,7 +13,7 @@ from scfcmi.source import stratified_sketch
 
 from ._design import Design
 from ._matching import align
-from ._mixture import LEAST_SCALE, PSEUDO_COUNT, Mixture, Prior, Sums, _factor, _spread, annealed, e_step
+from ._mixture import LEAST_SCALE, PSEUDO_COUNT, Mixture, Prior, Sums, annealed, e_step, factor_of, spread
 from ._positions import Positions
 
 # Rounds of EM.
@@ -36,10 +36,10 @@ def typical_prior(mixture: Mixture) -> Prior:
     common = (shares * moves).sum(1, keepdim=True)
     # Displacements of the levels sum to zero: one of them is not free.
     free = (n_groups - 1) * d
-    of_common = float(common.square().sum()) / free
-    of_local = float((shares * (moves - common).square()).sum()) / free
-    least = (LEAST_SCALE * _spread(mixture.means)) ** 2 / d
-    return Prior(max(of_common, least), max(of_local, least))
+    of_common = common.square().sum() / free
+    of_local = (shares * (moves - common).square()).sum() / free
+    least = (LEAST_SCALE * spread(mixture.means)).square() / d
+    return Prior.of(torch.maximum(of_common, least), torch.maximum(of_local, least))
 
 
 def expected_moves(mixture: Mixture, design: Design, levels: NDArray[np.int64]) -> Tensor:
@@ -164,7 +164,7 @@ def _step(sums: Sums, mixture: Mixture, features: Tensor, expected: Tensor) -> t
     slopes, before = mixture.slopes.double(), expected.double()
     rest = sums.first[NEW].double() - torch.einsum("mp,pmd->md", sums.smooth_mass[NEW].double(), slopes)
     wanted = (rest - mass[:, None] * (means + before)) / variances[:, None]
-    factor = _factor(features, (mass / variances)[None])
+    factor = factor_of(features, (features.T * (mass / variances))[None])
     solved = torch.cholesky_solve((features.T @ wanted)[None], factor)
     moves = before + features @ solved[0]
     shares = mass + PSEUDO_COUNT
