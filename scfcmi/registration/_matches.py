@@ -93,19 +93,26 @@ def mutual_matches(z: NDArray[np.float32], codes: NDArray[np.int64], k: int) -> 
         one_way = _assemble(rows, cols, None, len(z))
         return one_way.multiply(one_way.T).tocsr()
     rows, cols = [], []
+    half = (z**2).sum(axis=1) / 2
     for a, b in combinations(members, 2):
-        ab = _incidence(nearest(z[a], z[b], k), len(b))
-        ba = _incidence(nearest(z[b], z[a], k), len(a))
-        mutual = ab.multiply(ba.T).tocoo()
-        rows.append(a[mutual.row])
-        cols.append(b[mutual.col])
-    half = _assemble(rows, cols, None, len(z))
-    return (half + half.T).tocsr()
+        closeness = z[a] @ z[b].T - half[a, None] - half[b]
+        i, j = np.nonzero(_closest(closeness, k) & _closest(np.ascontiguousarray(closeness.T), k).T)
+        rows.append(a[i])
+        cols.append(b[j])
+    upper = _assemble(rows, cols, None, len(z))
+    return (upper + upper.T).tocsr()
 
 
-def _incidence(near: NDArray[np.int64], n_points: int) -> sp.csr_matrix:
-    n, k = near.shape
-    return sp.csr_matrix((np.ones(n * k, np.float32), near.ravel(), np.arange(0, n * k + 1, k)), shape=(n, n_points))
+def _closest(closeness: NDArray[np.float32], k: int) -> NDArray[np.bool_]:
+    """Which `k` entries of every row are the largest."""
+    k = min(k, closeness.shape[1])
+    # Only the k-th has to be known, and that takes a fraction of the time that finding all of them does.
+    found: NDArray[np.bool_] = closeness >= np.partition(closeness, -k, axis=1)[:, -k, None]
+    tied = np.flatnonzero(np.count_nonzero(found, axis=1) > k)
+    first = np.argsort(-closeness[tied], axis=1, kind="stable")[:, :k]
+    found[tied] = False
+    found[tied[:, None], first] = True
+    return found
 
 
 def _assemble(

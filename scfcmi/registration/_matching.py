@@ -118,18 +118,20 @@ def believable(
     near
         Row-normalised neighbours within the group, shape (n_cells, n_cells).
     """
-    pairs = matches.tocoo()
+    pairs = sp.triu(matches, format="coo")
     i, j = pairs.row, pairs.col
     distance = neighbourhood_distance(z, near, i, j)
     best = np.full((len(z), int(codes.max()) + 1), np.inf)
-    np.minimum.at(best, (i, codes[j]), distance)
+    for here, there in ((i, j), (j, i)):
+        np.minimum.at(best, (here, codes[there]), distance)
     known = np.isfinite(best)
     best = np.where(known, best, 0)
     count = near @ known.astype(np.float32) + known
     best = np.where(count > 0, (near @ best + best) / np.maximum(count, 1e-12), np.inf)
     limit = np.maximum(ALWAYS, TIMES_BEST * np.minimum(best[i, codes[j]], best[j, codes[i]]))
     keep = (distance <= limit) & (distance <= NEVER)
-    return sp.csr_matrix((np.ones(keep.sum(), np.float32), (i[keep], j[keep])), shape=matches.shape)
+    upper = sp.csr_matrix((np.ones(keep.sum(), np.float32), (i[keep], j[keep])), shape=matches.shape)
+    return (upper + upper.T).tocsr()
 
 
 def neighbourhood_distance(
@@ -140,7 +142,8 @@ def neighbourhood_distance(
     centre = near @ z
     norm = (z**2).sum(axis=1)
     radius2 = np.maximum(near @ norm - 2 * (z * centre).sum(axis=1) + norm, 1e-12)
-    return np.sqrt(((centre[i] - centre[j]) ** 2).sum(axis=1) / np.sqrt(radius2[i] * radius2[j]))
+    away = centre[i] - centre[j]
+    return np.sqrt(np.einsum("ij,ij->i", away, away) / np.sqrt(radius2[i] * radius2[j]))
 
 
 def _displacements(
