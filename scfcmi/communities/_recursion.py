@@ -119,7 +119,7 @@ class Landmarks:
 
 
 def find_communities(
-    landmarks: Landmarks, front: Front, mixture: Mixture, position: Tensor, component: Tensor
+    landmarks: Landmarks, front: Front, mixture: Mixture, measured: Tensor, position: Tensor, component: Tensor
 ) -> tuple[Tree, Look]:
     """Communities of the landmarks, inside each of them the same again, and the tree over all of it.
 
@@ -129,9 +129,11 @@ def find_communities(
         The cells.
     front, mixture, position, component
         Of the first look, see :class:`Look`.
+    measured
+        Positions before registration, shape (n_landmarks, n_dims).
     """
     everyone = np.arange(len(landmarks.codes))
-    (found,) = _looks(landmarks, [_View(everyone, front, mixture, position, component)], depth=0)
+    (found,) = _looks(landmarks, [_View(everyone, front, mixture, measured, position, component)], depth=0)
     forest, nodes = found.forest, list(found.nodes)
     for i, j, link in zip(*found.upper.merges.T, found.upper.link, strict=True):
         nodes.append(forest.join(nodes[i], nodes[j], float(link)))
@@ -178,11 +180,12 @@ class _Forest:
 
 @dataclass(frozen=True)
 class _View:
-    """Some of the landmarks, registered in directions of their own; see :class:`Look`."""
+    """Some of the landmarks in directions of their own, measured and registered; see :class:`Look`."""
 
     members: NDArray[np.int64]
     front: Front
     mixture: Mixture
+    measured: Tensor
     position: Tensor
     component: Tensor
 
@@ -199,13 +202,14 @@ class _Split:
     branch_of_small: NDArray[np.int64]
 
     @classmethod
-    def of(cls, view: _View, strict: float, random_state: int) -> _Split:
+    def of(cls, view: _View, codes: NDArray[np.int64], strict: float, random_state: int) -> _Split:
         """Neighbours, small clusters, and the tree that joins them."""
         points = Index(view.position, view.component, view.mixture.means)
         index, distance = points.search(view.position, N_NEIGHBOURS, view.component, skip_self=True)
         graph, inverse_dimension = connectivities(index, distance), local_dimension(distance).cpu().numpy()
         small = small_clusters(graph, random_state)
-        valleys = Valleys(view.front.raised(view.position).cpu().numpy(), small, random_state)
+        registered, measured = (view.front.raised(z).cpu().numpy() for z in (view.position, view.measured))
+        valleys = Valleys(registered, measured, codes, small, random_state)
         tree = merge_tree(Links.between(small, graph, inverse_dimension), valleys, TELLING)
         return cls(graph, inverse_dimension, small, valleys, tree, tree.cut(tree.n_clusters(1 / strict)))
 
@@ -231,7 +235,7 @@ class _Found:
 def _looks(landmarks: Landmarks, views: Sequence[_View], depth: int) -> list[_Found]:
     """What is found in each of several views, and inside every branch of all of them."""
     strict = STRICT if depth else 1.0
-    splits = [_Split.of(view, strict, landmarks.random_state) for view in views]
+    splits = [_Split.of(view, landmarks.codes[view.members], strict, landmarks.random_state) for view in views]
     inside = [split.inside() for split in splits]
     # Where all cells are one branch in their own directions, there is no closer to get.
     places = [
@@ -276,7 +280,7 @@ def _closer(
         random_state=landmarks.random_state,
     )
     return [
-        _View(own, front, mixture, *registered(mixture, part, landmarks.fairness, leverage)[:2])
+        _View(own, front, mixture, part.in_order, *registered(mixture, part, landmarks.fairness, leverage)[:2])
         for own, front, part, (mixture, leverage) in zip(members, fronts, cells, fits, strict=True)
     ]
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 
-from ._tree import UNDECIDED
+from ._tree import DEEPEST, NO_VALLEY, UNDECIDED
 
 # Fewest cells of a cluster that tell something; most that the direction is found from, and that stand for its density.
 TELLING, MOST, STAND = 10, 500, 2000
@@ -19,6 +19,9 @@ TELLING, MOST, STAND = 10, 500, 2000
 PARTS = 5
 # What is added to the covariance, in mean variances.
 RIDGE = 0.1
+# Fewest cells on either side by which it is known where a group stands, and the share of the smaller side that such
+# groups must hold.
+WITHIN, COVERED = 50, 0.5
 # Places at which the density is measured.
 GRID = 512
 
@@ -30,7 +33,11 @@ class Valleys:
     Parameters
     ----------
     points
-        Positions of all cells, shape (n_cells, n_dims).
+        Registered positions of all cells, shape (n_cells, n_dims).
+    measured
+        Where they were measured, in the same directions, shape (n_cells, n_dims).
+    group
+        Group of every cell, shape (n_cells,).
     small
         Small cluster of every cell, counted from 0 without gaps, shape (n_cells,).
     random_state
@@ -40,6 +47,8 @@ class Valleys:
     """
 
     points: NDArray[np.floating]
+    measured: NDArray[np.floating]
+    group: NDArray[np.int64]
     small: NDArray[np.int64]
     random_state: int
     sides: dict[bytes, _Side] = field(default_factory=dict)
@@ -57,6 +66,10 @@ class Valleys:
         direction by chance; so every cell is placed along a direction found without it. Parts of one homogeneous
         cluster, however long it is, have a valley of about one; clusters with nothing between them of zero. Of many
         cells a random choice stands for all; of a few nothing is known.
+
+        Registration moves neighbours alike, but where parts of one type are moved by different vectors, it can tear a
+        gap that no group has. A valley that is neither deep nor none is therefore no deeper than where groups are moved
+        as a whole, if most cells of the smaller side are in groups that have cells on both.
         """
         sides = [np.sort(np.concatenate([self._rows[cluster] for cluster in side])) for side in (first, second)]
         if min(map(len, sides)) < TELLING:
@@ -66,9 +79,35 @@ class Valleys:
         if key not in self.known:
             for name, rows in zip(key, (low, high), strict=True):
                 if name not in self.sides:
-                    self.sides[name] = _Side.of(self.points, rows, np.random.default_rng(self.random_state))
-            self.known[key] = _between(self.points, self.sides[key[0]], self.sides[key[1]])
+                    self.sides[name] = self._side(self.points, rows)
+            found = _between(self.points, self.sides[key[0]], self.sides[key[1]])
+            if DEEPEST < found < NO_VALLEY:
+                found = max(found, self._between_groups_as_they_are(low, high))
+            self.known[key] = found
         return self.known[key]
+
+    def _side(self, points: NDArray[np.floating], rows: NDArray[np.int64]) -> _Side:
+        return _Side.of(points, rows, np.random.default_rng(self.random_state))
+
+    def _between_groups_as_they_are(self, low: NDArray[np.int64], high: NDArray[np.int64]) -> float:
+        """The same where each group is only moved as a whole: to where the middle of its two sides is that of others.
+
+        Zero where too few cells are in groups that have cells on both sides.
+        """
+        n_groups = int(self.group.max()) + 1
+        count = np.stack([np.bincount(self.group[rows], minlength=n_groups) for rows in (low, high)])
+        telling = count.min(axis=0) >= WITHIN
+        kept = [rows[telling[self.group[rows]]] for rows in (low, high)]
+        smaller = int(len(low) > len(high))
+        if len(kept[smaller]) < COVERED * len((low, high)[smaller]):
+            return 0.0
+        middle = np.zeros((n_groups, self.measured.shape[1]))
+        for rows, n in zip(kept, count, strict=True):
+            np.add.at(middle, self.group[rows], self.measured[rows] / (2 * n[self.group[rows], None]))
+        both = np.concatenate(kept)
+        points = self.measured[both] - middle[self.group[both]]
+        sides = np.split(np.arange(len(both)), [len(kept[0])])
+        return _between(points, *(self._side(points, rows) for rows in sides))
 
 
 def _digest(rows: NDArray[np.int64]) -> bytes:

@@ -113,7 +113,7 @@ def fit_default(
         HEIGHT,
         random_state,
     )
-    tree, look = find_communities(chosen, front, fit.mixture, *places)
+    tree, look = find_communities(chosen, front, fit.mixture, stand.in_order, *places)
     say("communities")
     if n_clusters is not None:
         tree, look = with_leaves(tree, look, n_clusters)

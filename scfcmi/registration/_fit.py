@@ -46,7 +46,7 @@ REFINED_EVERY = 4
 SKETCH, MATCHED = 8_000, 4_000
 # Rounds of matching; numbers, whose first and last quantiles meet late, take more.
 MATCHING_ROUNDS, MATCHING_ROUNDS_NUMBERS = 5, 10
-# From so many components on, their number in a part of the cells is rounded down to one of a series with this ratio.
+# From so many components on, their number in a part of the cells is rounded to one of a series with this ratio.
 FEW_COMPONENTS, STEP = 8, 1.2
 # Length scales of the prior that are compared.
 LENGTHS = (0.5, 1.0, 2.0)
@@ -100,7 +100,7 @@ def n_components(n_cells: int) -> int:
 def n_components_again(n_cells: int) -> int:
     """The same for a part of the cells, in steps: parts with as many components are fitted at once."""
     m = n_components(min(n_cells, SKETCH))
-    return m if m < FEW_COMPONENTS else round(FEW_COMPONENTS * STEP ** (math.log(m / FEW_COMPONENTS) // math.log(STEP)))
+    return m if m < FEW_COMPONENTS else round(FEW_COMPONENTS * STEP ** round(math.log(m / FEW_COMPONENTS, STEP)))
 
 
 def register(

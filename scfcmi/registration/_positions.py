@@ -99,6 +99,11 @@ class Positions:
         order[self.slot] = np.arange(len(self.slot))
         return order
 
+    @property
+    def in_order(self) -> Tensor:
+        """Positions in the order of the cells, shape (n_cells, n_dims)."""
+        return self.z[torch.from_numpy(self.slot).to(self.z.device)]
+
     def take(self, cells: NDArray[np.int64]) -> Positions:
         """Some of the cells, in this order; groups stay, also those that none of them has."""
         slots = self.slot[cells]

@@ -30,7 +30,7 @@ def look_at(x: np.ndarray, n_comps: int = 10, *, seed: int = 0) -> tuple[Tree, L
     fit = register(cells, design, random_state=seed)
     position, component, _ = registered(fit.mixture, cells, 0.0)
     chosen = Landmarks(x, codes, np.empty((n, 0)), design, 0.0, False, 0.7, seed)
-    return find_communities(chosen, front, fit.mixture, position, component)
+    return find_communities(chosen, front, fit.mixture, cells.in_order, position, component)
 
 
 def types(n: int, n_types: int, spread: float = 6.0, d: int = 10, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -15,7 +15,12 @@ def gaussian(n: int, n_dims: int = 20, seed: int = 0) -> np.ndarray:
 
 
 def between(first: np.ndarray, second: np.ndarray) -> float:
-    return Valleys(np.vstack([first, second]), np.repeat([0, 1], [len(first), len(second)]), 0)([0], [1])
+    points = np.vstack([first, second])
+    return valleys(points, points, np.zeros(len(points), np.int64), np.repeat([0, 1], [len(first), len(second)]))
+
+
+def valleys(points: np.ndarray, measured: np.ndarray, group: np.ndarray, side: np.ndarray) -> float:
+    return Valleys(points, measured, group, side, 0)([0], [1])
 
 
 @pytest.mark.parametrize("length", [1, 5, 20])
@@ -84,7 +89,39 @@ def test_what_was_measured_elsewhere_is_not_measured_again() -> None:
 def test_of_a_few_cells_nothing_is_known() -> None:
     points = gaussian(40)
     points[:5, 0] += 100
-    assert Valleys(points, np.repeat([0, 1], [5, 35]), 0)([0], [1]) == UNDECIDED
+    assert between(points[:5], points[5:]) == UNDECIDED
+
+
+def test_what_registration_tears_is_not_apart() -> None:
+    """Two parts of one type, moved by different vectors: the gap between them is in no group."""
+    for seed in range(3):
+        measured = gaussian(600, seed=seed)
+        side, group = (measured[:, 0] > 0).astype(np.int64), np.arange(600) % 2
+        torn = measured.copy()
+        torn[:, 0] += np.where(side, 0.35, -0.35)
+        assert valleys(torn, torn, np.zeros(600, np.int64), side) < UNDECIDED
+        assert valleys(torn, measured, group, side) > NO_VALLEY
+
+
+def test_what_groups_measure_apart_stays_apart() -> None:
+    """Two types that are displaced together: within groups the valley is as deep as it is after registration."""
+    truth = gaussian(600)
+    side, group = np.repeat([0, 1], 300), np.arange(600) % 2
+    truth[:, 0] += 3.5 * side
+    measured = truth.copy()
+    measured[:, 1] += 20 * group
+    alone = valleys(truth, truth, np.zeros(600, np.int64), side)
+    assert 0.05 < alone < UNDECIDED
+    assert valleys(truth, measured, group, side) < UNDECIDED
+
+
+@pytest.mark.parametrize("n_shared", [0, 20])
+def test_groups_with_one_side_alone_say_nothing(n_shared: int) -> None:
+    truth = gaussian(600)
+    side, group = np.repeat([0, 1], 300), np.repeat([0, 1], 300)
+    truth[:, 0] += 3.5 * side
+    group[:n_shared] = 1
+    assert valleys(truth, truth * 0, group, side) == valleys(truth, truth, np.zeros(600, np.int64), side)
 
 
 def test_few_cells_are_not_asked_about() -> None:
