@@ -442,17 +442,25 @@ class Votes:
     @smaller_when_full
     def matrix(self, n_leaves: int) -> sp.csr_matrix:
         """Sparse matrix of shape (n_cells, n_leaves)."""
+        n, k = self.leaf.shape
+        if self.leaf.device.type == "cpu":
+            columns = self.leaf.numpy().astype(np.int32).ravel()
+            matrix = sp.csr_matrix((self.proba.numpy().ravel(), columns, np.arange(0, n * k + 1, k)), (n, n_leaves))
+            matrix.sum_duplicates()
+            matrix.eliminate_zeros()
+            return matrix
+        # On other devices tables with a place for every leaf.
         step = rows_at_once(max(1, TABLE_ENTRIES // max(n_leaves, 1)))
-        count, columns, data = [], [], []
+        count, columns_of, data = [], [], []
         for leaf, proba in zip(self.leaf.split(step), self.proba.split(step), strict=True):
             table = proba.new_zeros(len(leaf), n_leaves).scatter_add_(1, leaf, proba)
             row, column = table.nonzero(as_tuple=True)
             count.append(torch.bincount(row, minlength=len(leaf)).cpu().numpy())
-            columns.append(column.to(torch.int32).cpu().numpy())
+            columns_of.append(column.to(torch.int32).cpu().numpy())
             data.append(table[row, column].cpu().numpy())
         first = np.concatenate([[0], np.cumsum(np.concatenate(count))])
-        parts = np.concatenate(data), np.concatenate(columns), first
-        return sp.csr_matrix(parts, shape=(len(self.leaf), n_leaves))
+        parts = np.concatenate(data), np.concatenate(columns_of), first
+        return sp.csr_matrix(parts, shape=(n, n_leaves))
 
 
 def vote(look: Look, position: Tensor, component: Tensor) -> tuple[Votes, NDArray[np.int64]]:
