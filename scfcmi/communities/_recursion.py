@@ -444,22 +444,23 @@ class Votes:
         """Sparse matrix of shape (n_cells, n_leaves)."""
         n, k = self.leaf.shape
         if self.leaf.device.type == "cpu":
-            columns = self.leaf.numpy().astype(np.int32).ravel()
-            matrix = sp.csr_matrix((self.proba.numpy().ravel(), columns, np.arange(0, n * k + 1, k)), (n, n_leaves))
+            # Copies, since duplicates are summed up in place.
+            data, columns = self.proba.numpy().flatten(), self.leaf.numpy().astype(np.int32).ravel()
+            matrix = sp.csr_matrix((data, columns, np.arange(0, n * k + 1, k)), shape=(n, n_leaves))
             matrix.sum_duplicates()
             matrix.eliminate_zeros()
             return matrix
         # On other devices tables with a place for every leaf.
         step = rows_at_once(max(1, TABLE_ENTRIES // max(n_leaves, 1)))
-        count, columns_of, data = [], [], []
+        count, indices, values = [], [], []
         for leaf, proba in zip(self.leaf.split(step), self.proba.split(step), strict=True):
             table = proba.new_zeros(len(leaf), n_leaves).scatter_add_(1, leaf, proba)
             row, column = table.nonzero(as_tuple=True)
             count.append(torch.bincount(row, minlength=len(leaf)).cpu().numpy())
-            columns_of.append(column.to(torch.int32).cpu().numpy())
-            data.append(table[row, column].cpu().numpy())
+            indices.append(column.to(torch.int32).cpu().numpy())
+            values.append(table[row, column].cpu().numpy())
         first = np.concatenate([[0], np.cumsum(np.concatenate(count))])
-        parts = np.concatenate(data), np.concatenate(columns_of), first
+        parts = np.concatenate(values), np.concatenate(indices), first
         return sp.csr_matrix(parts, shape=(n, n_leaves))
 
 
