@@ -19,7 +19,7 @@ from scfcmi.source import stratified_sketch
 from ._design import Design
 from ._matching import align
 from ._mixture import (
-    AT_ONCE,
+    TOGETHER,
     Blocks,
     Coefficients,
     FreeEnergy,
@@ -226,7 +226,7 @@ def _alike(cells: Sequence[Positions]) -> list[list[int]]:
     for i in np.argsort([-part.n_cells for part in cells], kind="stable").tolist():
         kind = cells[i].z.shape[1], n_components_again(cells[i].n_cells)
         held = batches.setdefault(kind, [[]])
-        if held[-1] and sum(cells[j].n_cells for j in [*held[-1], i]) * kind[1] > AT_ONCE:
+        if held[-1] and sum(cells[j].n_cells for j in [*held[-1], i]) * kind[1] > TOGETHER:
             held.append([])
         held[-1].append(i)
     return [batch for held in batches.values() for batch in held]

@@ -39,8 +39,9 @@ ANNEALED, HOTTEST = 0.6, 2.0
 RANK = 64
 # Of what a cell is displaced by, no more than this share counts as its own.
 MOST_LEVERAGE = 0.99
-# Entries of tables of cells × components up to which all groups, and several mixtures, are passed over at once.
-AT_ONCE = 2**19
+# Entries of tables of cells × components up to which all groups, and several mixtures, are passed over together, and
+# how many of them are held at once: about as many as the cache of a CPU has room for.
+TOGETHER, AT_ONCE = 2**22, {"cpu": 2**17, "mps": 2**22, "cuda": 2**24}
 
 
 @dataclass(frozen=True)
@@ -185,13 +186,13 @@ def e_step(mixture: Mixture, cells: Positions, fairness: float, temperature: flo
     """
     n_groups, m, d = mixture.moves.shape
     p = len(mixture.slopes)
-    if p == 0 and cells.n_cells * m <= AT_ONCE:
+    if p == 0 and cells.n_cells * m <= TOGETHER:
         one = stacked([mixture])
-        return picked(_e_step_of_blocks(one, Blocks.of([cells]), one.log_shares(fairness), temperature), 0)
+        return picked(_e_step_of_blocks(one, Blocks.of([cells], m), one.log_shares(fairness), temperature), 0)
     new = mixture.means.new_zeros
     mass, first, second = new(n_groups, m), new(n_groups, m, d), new(m)
     smooth_mass, smooth_first, smooth_second = new(n_groups, m, p), new(p, m, d), new(p, p, m)
-    totals = torch.zeros(2, dtype=torch.float32 if new(0).device.type == "mps" else torch.float64, device=new(0).device)
+    totals = new(2, dtype=_exact(mixture.means.device))
     log_shares = mixture.log_shares(fairness)
     for group, rows in cells.chunks(m):
         z, smooth = cells.z[rows], cells.smooth[rows]
@@ -249,10 +250,11 @@ class Blocks:
     group: Tensor
 
     @classmethod
-    def of(cls, cells: Sequence[Positions]) -> Blocks:
-        """Blocks as long as the groups are large on average: about as much room stays empty as is used."""
+    def of(cls, cells: Sequence[Positions], n_components: int) -> Blocks:
+        """Blocks no longer than groups are large on average: no more room stays empty than is used."""
         sizes = np.concatenate([np.diff(some.edges) for some in cells])
-        length = max(1, -(-int(sizes.sum()) // max(int(np.count_nonzero(sizes)), 1)))
+        mean = -(-int(sizes.sum()) // max(int(np.count_nonzero(sizes)), 1))
+        length = max(1, min(mean, AT_ONCE[cells[0].z.device.type] // n_components))
         n_blocks = -(-sizes // length)
         first = np.cumsum(n_blocks) - n_blocks
         rank = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
@@ -268,33 +270,46 @@ class Blocks:
     @classmethod
     def maybe(cls, cells: Sequence[Positions], n_components: int) -> Sequence[Positions] | Blocks:
         """Blocks for passes that follow one another, if there is room for them; the cells as they are otherwise."""
-        small = sum(some.n_cells for some in cells) * n_components <= AT_ONCE
-        return cls.of(cells) if small and not cells[0].smooth.shape[1] else cells
+        small = sum(some.n_cells for some in cells) * n_components <= TOGETHER
+        return cls.of(cells, n_components) if small and not cells[0].smooth.shape[1] else cells
 
 
 def _e_step_of_blocks(mixtures: Mixture, cells: Blocks, log_shares: Tensor, temperature: float) -> Sums:
     """The same without smooth functions: every block with the centres of its group."""
     k, n_groups, m, d = mixtures.moves.shape
-    group, mixture = cells.group, torch.div(cells.group, n_groups, rounding_mode="floor")
-    centres = (mixtures.means[:, None] + mixtures.moves).reshape(-1, m, d)[group]
-    constant = (log_shares - d / 2 * torch.log(2 * math.pi * mixtures.variances[:, None])).reshape(-1, 1, m)
-    squares = cells.z.square().sum(2, keepdim=True)
-    joint = torch.baddbmm((squares + centres.square().sum(2).unsqueeze(1)) / -2, cells.z, centres.mT)
-    joint = torch.addcdiv(constant[group], joint, mixtures.variances[mixture].unsqueeze(1))
-    r, evidence = responsibilities(joint, temperature)
-    r *= cells.present[..., None]
-    new = joint.new_zeros
-    both = torch.stack([(evidence * cells.present).sum(1), (r * joint).sum((1, 2))], 1).double()
-    total, expected = both.new_zeros(k, 2).index_add_(0, mixture, both).unbind(1)
+    centres = (mixtures.means[:, None] + mixtures.moves).reshape(-1, m, d)
+    halves = centres.square().sum(2) / 2
+    constant = (log_shares - d / 2 * torch.log(2 * math.pi * mixtures.variances[:, None])).reshape(-1, m)
+    new = cells.z.new_zeros
+    mass, first, second = new(k * n_groups, m), new(k * n_groups, m, d), new(k, m)
+    totals = new(k, 2, dtype=_exact(cells.z.device))
+    step = max(1, AT_ONCE[cells.z.device.type] // (cells.z.shape[1] * m))
+    for group, z, present in zip(cells.group.split(step), cells.z.split(step), cells.present.split(step), strict=True):
+        mixture = torch.div(group, n_groups, rounding_mode="floor")
+        squares = z.square().sum(2, keepdim=True)
+        joint = torch.baddbmm(squares / -2 - halves[group].unsqueeze(1), z, centres[group].mT)
+        joint = torch.addcdiv(constant[group].unsqueeze(1), joint, mixtures.variances[mixture].unsqueeze(1))
+        r, evidence = responsibilities(joint, temperature)
+        r *= present[..., None]
+        mass.index_add_(0, group, r.sum(1))
+        first.index_add_(0, group, r.mT @ z)
+        second.index_add_(0, mixture, (r.mT @ squares).squeeze(2))
+        total, expected = (evidence * present).sum(1), (r * joint).sum((1, 2))
+        totals.index_add_(0, mixture, torch.stack([total, (total - expected) / temperature], 1).to(totals))
     return Sums(
-        mass=new(k * n_groups, m).index_add_(0, group, r.sum(1)).reshape(k, n_groups, m),
-        first=new(k * n_groups, m, d).index_add_(0, group, r.mT @ cells.z).reshape(k, n_groups, m, d),
-        second=new(k, m).index_add_(0, mixture, (r.mT @ squares).squeeze(2)),
+        mass=mass.reshape(k, n_groups, m),
+        first=first.reshape(k, n_groups, m, d),
+        second=second,
         smooth_mass=new(k, n_groups, m, 0),
         smooth_first=new(k, 0, m, d),
         smooth_second=new(k, 0, 0, m),
-        totals=torch.stack([total, (total - expected) / temperature], 1),
+        totals=totals,
     )
+
+
+def _exact(device: torch.device) -> torch.dtype:
+    """The most precise type that the device has."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def annealed(rounds: int) -> list[tuple[int, float]]:
@@ -467,8 +482,8 @@ def m_step(
         if n_smooth or not turn:
             # Σ r (z − what numbers explain), per group and component, and in features per level.
             rest = first - torch.einsum("...gmp,...pmd->...gmd", smooth_mass, slopes) if n_smooth else first
-            wanted = [weighted @ factor.per_level(rest) for factor in factors]
-        means = torch.where(held, (rest.sum(-3) - moved) / total.clamp_min(1e-300), means)
+            wanted, rest_of_all = [weighted @ factor.per_level(rest) for factor in factors], rest.sum(-3)
+        means = torch.where(held, (rest_of_all - moved) / total.clamp_min(1e-300), means)
         levels = []
         for i, factor in enumerate(factors):
             left = wanted[i] - factor.pull(means)
@@ -478,7 +493,7 @@ def m_step(
             solved = factor.covariance @ left
             # Shifting centres by what all levels share leaves every cell where it is and brings the levels nearer to 0.
             shared = solved.mean(-3, keepdim=True)
-            levels.append(solved - shared)
+            levels.append(solved.sub_(shared))
             means = means + features @ shared.squeeze(-3)
             if n_factors > 1:
                 parts[i] = factor.per_group(features.unsqueeze(-3) @ levels[i])

@@ -273,7 +273,7 @@ def test_few_cells_are_passed_over_at_once_with_the_same_sums(
     cells, design, mixture, prior = problem(numbers=0)
     mixture, _ = m_step(e_step(mixture, cells, 0.0), mixture, design, prior)
     at_once = e_step(mixture, cells, 0.3, temperature)
-    monkeypatch.setattr(mixture_module, "AT_ONCE", 0)
+    monkeypatch.setattr(mixture_module, "TOGETHER", 0)
     by_group = e_step(mixture, cells, 0.3, temperature)
     for name in TERMS:
         torch.testing.assert_close(getattr(at_once, name), getattr(by_group, name), rtol=1e-9, atol=1e-9)

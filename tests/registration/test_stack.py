@@ -59,12 +59,12 @@ def test_blocks_hold_groups_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None
         mixture.slopes,
         torch.full((3, 4), 0.25, dtype=torch.double),
     )
-    blocks = Blocks.of(cells)
+    blocks = Blocks.of(cells, 7)
     assert int(blocks.present.sum()) == 259
     assert blocks.present.numel() < 2 * 259 + len(blocks.group)
     fairness = torch.tensor([0.0, 0.5, 1.0], dtype=torch.double)
     at_once = e_steps(mixture, blocks, fairness, 1.5)
-    monkeypatch.setattr("scfcmi.registration._mixture.AT_ONCE", 0)
+    monkeypatch.setattr("scfcmi.registration._mixture.TOGETHER", 0)
     one_by_one = e_steps(mixture, cells, fairness, 1.5)
     for name in TERMS:
         torch.testing.assert_close(getattr(at_once, name), getattr(one_by_one, name), rtol=1e-9, atol=1e-9)
