@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from functools import cache, wraps
@@ -20,6 +21,7 @@ from scfcmi._warn import warn
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 # What torchrun tells the processes that it starts.
 LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 # Folder in which processes meet that a fit has started itself.
@@ -28,7 +30,7 @@ WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 # A process that does not answer for so long is taken for lost, and the others end.
 LOST_AFTER = timedelta(minutes=30)
 # From so many rows on, a pass over them is worth all threads.
-MANY = 50_000
+MANY = 20_000
 # Rows that are worked on at once are never fewer, and are halved so many times at most.
 FEWEST_ROWS, HALVINGS = 16, 12
 # Its attributes are made by hand, and type checkers do not see them.
@@ -208,6 +210,9 @@ class _Threads:
             torch.set_num_threads(n or self._before)
             return now
 
+    def n_before(self) -> int:
+        return self._before if self._n else torch.get_num_threads()
+
     def leave(self, before: int) -> None:
         with self._lock:
             self._n -= 1
@@ -266,6 +271,18 @@ def threads_kept() -> Iterator[None]:
     finally:
         if torch.get_num_threads() != before:
             torch.set_num_threads(before)
+
+
+def side_by_side(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
+    """Do the same work on each of several items, on as many threads as PyTorch had before :func:`one_thread`.
+
+    It pays where most of the time is spent in compiled code, which leaves Python to the others.
+    """
+    n = min(_threads.n_before(), len(items))
+    if n < 2:
+        return [work(item) for item in items]
+    with ThreadPoolExecutor(n) as pool:
+        return list(pool.map(work, items))
 
 
 def threads_for(n_rows: int) -> AbstractContextManager[None]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 from typing import Any
 
 import pytest
 import torch
 
 from scfcmi import _device
-from scfcmi._device import check_devices, launched_processes, repeatable, resolve_device
+from scfcmi._device import check_devices, launched_processes, one_thread, repeatable, resolve_device, side_by_side
 
 
 @pytest.mark.parametrize(
@@ -93,3 +95,30 @@ def test_repeatable_kernels_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None
     second.__exit__(None, None, None)
     assert not torch.are_deterministic_algorithms_enabled()
     assert _device.WORKSPACE not in os.environ
+
+
+@pytest.mark.parametrize("n_threads", [1, 3])
+def test_side_by_side_is_one_after_another(n_threads: int) -> None:
+    """On as many threads as there were, in the order of the items, with all of them back at the end."""
+    before, at_work = torch.get_num_threads(), set()
+
+    def work(item: int) -> int:
+        at_work.add(threading.get_ident())
+        time.sleep(0.01)
+        return item**2
+
+    torch.set_num_threads(n_threads)
+    try:
+        with one_thread():
+            assert side_by_side(work, list(range(12))) == [item**2 for item in range(12)]
+        assert torch.get_num_threads() == n_threads
+    finally:
+        torch.set_num_threads(before)
+    assert len(at_work) == n_threads
+    assert not any(thread.ident in at_work for thread in threading.enumerate() if thread is not threading.main_thread())
+
+
+def test_what_fails_side_by_side_is_raised() -> None:
+    with pytest.raises(ZeroDivisionError):
+        side_by_side(lambda item: 1 // item, [1, 0, 2])
+    assert side_by_side(abs, []) == []

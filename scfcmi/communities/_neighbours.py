@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scfcmi._device import rows_at_once, smaller_when_full
+from scfcmi._device import rows_at_once, smaller_when_full, threads_for
 
 # Up to so many points, all are candidates; beyond, those of the nearest components, at least so many.
 ALL, CANDIDATES = {"cpu": 6_000, "mps": 20_000, "cuda": 60_000}, 1_500
@@ -60,10 +60,24 @@ class Index:
         device = self.points.device
         index = torch.empty((len(queries), k), dtype=torch.int64, device=device)
         distance = torch.empty((len(queries), k), dtype=queries.dtype, device=device)
+        with threads_for(len(queries)):
+            self._search(queries, k, component, skip_self, index, distance)
+        return index, distance
+
+    def _search(
+        self,
+        queries: Tensor,
+        k: int,
+        component: Tensor | None,
+        skip_self: bool,
+        index: Tensor,
+        distance: Tensor,
+    ) -> None:
+        device = queries.device
         if component is None or len(self.points) <= ALL[device.type]:
             everything = torch.arange(len(self.points), device=device)
             self._among(queries, None, everything, k, skip_self, index, distance)
-            return index, distance
+            return
         members = _by_component(self.component, len(self.centres))
         asking = _by_component(component, len(self.centres))
         near = torch.cdist(self.centres, self.centres).argsort(1).cpu().numpy()
@@ -75,7 +89,6 @@ class Index:
             few = int(np.searchsorted(np.cumsum(sizes[near[c]]), wanted)) + 1
             candidates = torch.cat([members[other] for other in near[c][:few]])
             self._among(queries, rows, candidates, k, skip_self, index, distance)
-        return index, distance
 
     def _among(
         self,

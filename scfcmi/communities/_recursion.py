@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scfcmi._device import rows_at_once, smaller_when_full, threads_for
+from scfcmi._device import rows_at_once, side_by_side, smaller_when_full
 from scfcmi.front import Front
 from scfcmi.registration import Design, Mixture, Positions, register_again, registered
 from scfcmi.source import Block
@@ -261,16 +261,17 @@ def _closer(
     Their registration starts from what was registered before: alone, groups that lie apart would look like types.
     Branches are small, and on any device all of this stays on the CPU.
     """
-    fronts, cells = [], []
-    for own in members:
+
+    def of(own: NDArray[np.int64]) -> tuple[Front, Positions]:
         rows, codes = landmarks.rows[own], landmarks.codes[own]
         # In steps: branches with as many directions are registered at once.
         n_comps = min(OWN_COMPS, len(own) // (4 * COMPS_STEP) * COMPS_STEP)
         levels = landmarks.design.levels[codes]
         front = Front.fit(rows, levels, n_comps, standardize=landmarks.standardize, height=landmarks.height)
         smooth = landmarks.design.smooth(landmarks.values[own])
-        cells.append(Positions.of(front.transform(rows), codes, landmarks.design.n_groups, smooth))
-        fronts.append(front)
+        return front, Positions.of(front.transform(rows), codes, landmarks.design.n_groups, smooth)
+
+    fronts, cells = zip(*side_by_side(of, members), strict=True)
     fits = register_again(
         cells,
         registered_before,
@@ -474,8 +475,7 @@ def vote(look: Look, position: Tensor, component: Tensor) -> tuple[Votes, NDArra
     position, component
         Registered positions and likeliest components, shapes (n_cells, n_dims) and (n_cells,).
     """
-    with threads_for(len(position)):
-        index, distance = look.index.search(position, N_NEIGHBOURS, component)
+    index, distance = look.index.search(position, N_NEIGHBOURS, component)
     width = distance[:, -1:].clamp_min(1e-12)
     weight = torch.exp(-((distance / width) ** 2))
     proba = weight / weight.sum(1, keepdim=True)
