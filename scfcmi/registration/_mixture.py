@@ -19,7 +19,7 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scfcmi._device import smaller_when_full, world_size
+from scfcmi._device import rows_at_once, smaller_when_full, world_size
 
 from ._design import Design
 from ._positions import Positions
@@ -186,7 +186,7 @@ def e_step(mixture: Mixture, cells: Positions, fairness: float, temperature: flo
     """
     n_groups, m, d = mixture.moves.shape
     p = len(mixture.slopes)
-    if p == 0 and cells.n_cells * m <= TOGETHER:
+    if p == 0 and cells.n_cells * m <= rows_at_once(TOGETHER):
         one = stacked([mixture])
         return picked(_e_step_of_blocks(one, Blocks.of([cells], m), one.log_shares(fairness), temperature), 0)
     new = mixture.means.new_zeros

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from scfcmi import _device
 from scfcmi._device import HALVINGS, pieces, rows_at_once, smaller_when_full
 from scfcmi.model import FCMI
-from scfcmi.registration import _matches
+from scfcmi.registration import Mixture, Positions, _matches, _mixture, e_step
 
 
 class SmallDevice(TorchDispatchMode):
@@ -55,7 +55,9 @@ def fit(cells: tuple[np.ndarray, np.ndarray]) -> FCMI:
 def test_a_fit_on_a_small_device_is_that_on_a_large_one(
     cells: tuple[np.ndarray, np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_matches, "BLOCK", 2**16)  # this table is on the CPU wherever the rest is
+    # These tables are on the CPU wherever the rest is.
+    monkeypatch.setattr(_matches, "BLOCK", 2**16)
+    monkeypatch.setattr(_mixture, "TOGETHER", 2**14)
     large = fit(cells)
     # The positions of all cells have to be there; tables of cells and components are ten times as large.
     small = SmallDevice(int(1.05 * large.assignment_.embedding.size))
@@ -71,6 +73,26 @@ def test_a_fit_on_a_small_device_is_that_on_a_large_one(
     np.testing.assert_allclose(found.assignment_.proba, large.assignment_.proba, atol=1e-4)
     np.testing.assert_allclose(found.assignment_.embedding, large.assignment_.embedding, atol=1e-3)
     np.testing.assert_allclose(unknown.proba, large.assign(cells[0]).proba, atol=1e-4)
+
+
+def test_what_does_not_fit_together_is_passed_over_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    z, codes = torch.from_numpy(rng.normal(size=(2000, 6))), rng.integers(0, 3, 2000)
+    positions = Positions.of(z, codes, 3)
+    mixture = Mixture(
+        means=z[:40],
+        variances=torch.ones(40, dtype=torch.double),
+        shares=torch.full((3, 40), 1 / 40, dtype=torch.double),
+        moves=torch.zeros(3, 40, 6, dtype=torch.double),
+        slopes=torch.zeros(0, 40, 6, dtype=torch.double),
+        sizes=torch.full((3,), 1 / 3, dtype=torch.double),
+    )
+    together = e_step(mixture, positions, 0.0)
+    with SmallDevice(13_000) as small, pytest.warns(UserWarning, match="going on with 1/"):
+        in_chunks = e_step(mixture, positions, 0.0)
+    assert small.refused
+    for field in ("mass", "first", "second", "totals"):
+        torch.testing.assert_close(getattr(together, field), getattr(in_chunks, field))
 
 
 def test_no_room_for_the_cells_themselves_is_said(cells: tuple[np.ndarray, np.ndarray]) -> None:
