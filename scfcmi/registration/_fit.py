@@ -205,7 +205,7 @@ def register_again(
     Of each part, the mixture, and what share of the displacement of a cell comes from its own position.
     """
     found: list[tuple[Mixture, Tensor] | None] = [None] * len(cells)
-    for some in _alike(cells):
+    for some in _alike(cells, design.n_groups):
         parts = [cells[i] for i in some]
         m = n_components_again(min(part.n_cells for part in parts))
         labels = []
@@ -220,13 +220,14 @@ def register_again(
     return [one for one in found if one is not None]
 
 
-def _alike(cells: Sequence[Positions]) -> list[list[int]]:
+def _alike(cells: Sequence[Positions], n_groups: int) -> list[list[int]]:
     """Parts that can be fitted at once, largest first: of as many components and directions, and not too many."""
     batches: dict[tuple[int, int], list[list[int]]] = {}
     for i in np.argsort([-part.n_cells for part in cells], kind="stable").tolist():
-        kind = cells[i].z.shape[1], n_components_again(cells[i].n_cells)
+        d, m = kind = cells[i].z.shape[1], n_components_again(cells[i].n_cells)
         held = batches.setdefault(kind, [[]])
-        if held[-1] and sum(cells[j].n_cells for j in [*held[-1], i]) * kind[1] > TOGETHER:
+        # Tables of cells and components, and displacements of groups.
+        if held[-1] and sum(max(cells[j].n_cells, n_groups * d) * m for j in [*held[-1], i]) > TOGETHER:
             held.append([])
         held[-1].append(i)
     return [batch for held in batches.values() for batch in held]

@@ -42,6 +42,9 @@ MOST_LEVERAGE = 0.99
 # Entries of tables of cells × components up to which all groups, and several mixtures, are passed over together, and
 # how many of them are held at once: about as many as the cache of a CPU has room for.
 TOGETHER, AT_ONCE = 2**22, {"cpu": 2**17, "mps": 2**22, "cuda": 2**24}
+# Entries of displacements of a stack from which the M step of each is done alone: it gains nothing from company then,
+# and regressions of many groups would need the room of all at once.
+LARGE = 2**19
 
 
 @dataclass(frozen=True)
@@ -459,6 +462,19 @@ def m_step(
         What the step before has found; without it, or if it had other components, the first of several attributes
         starts with all of the displacements.
     """
+    if mixture.means.ndim > 2 and mixture.moves.numel() > LARGE:
+        alone = [
+            m_step(
+                picked(sums, i),
+                picked(mixture, i),
+                design,
+                picked(prior, i),
+                n_rounds,
+                None if before is None else picked(before, i),
+            )
+            for i in range(len(mixture.means))
+        ]
+        return stacked([one for one, _ in alone]), stacked([one for _, one in alone])
     mass, first = sums.mass.double(), sums.first.double()
     precision = 1 / mixture.variances.double()[..., None]
     features = prior.features(mixture.means)

@@ -16,9 +16,12 @@ from scfcmi.registration._stack import picked, stacked
 from .test_mixture import TERMS, problem
 
 
+@pytest.mark.parametrize("large", [False, True])
 @pytest.mark.parametrize("numbers", [0, 1])
-def test_em_of_a_stack_is_that_of_each(numbers: int) -> None:
+def test_em_of_a_stack_is_that_of_each(numbers: int, large: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """With crossed attributes, numbers, another fairness for each, and scales that are estimated."""
+    if large:
+        monkeypatch.setattr("scfcmi.registration._mixture.LARGE", 0)
     problems = [problem(n, numbers=numbers, seed=seed) for seed, n in enumerate((500, 90, 300))]
     design = problems[0][1]
     fairness = torch.tensor([0.0, 1.0, 0.3], dtype=torch.double)
@@ -75,7 +78,7 @@ def test_parts_are_registered_as_each_would_be_alone(simulate: Any) -> None:
     design = made[0].design
     cells, before = [one.cells for one in made], [torch.from_numpy(one.truth).float() for one in made]
     options: dict[str, Any] = {"fairness": 0.0, "rounds": 8, "random_state": 0}
-    assert max(map(len, fit_module._alike(cells))) > 1
+    assert max(map(len, fit_module._alike(cells, design.n_groups))) > 1
     together = register_again(cells, before, design, **options)
     for i, (mixture, own) in enumerate(together):
         (alone, own_alone) = register_again(cells[i : i + 1], before[i : i + 1], design, **options)[0]
