@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,22 +62,15 @@ class Index:
         index = torch.empty((len(queries), k), dtype=torch.int64, device=device)
         distance = torch.empty((len(queries), k), dtype=queries.dtype, device=device)
         with threads_for(len(queries)):
-            self._search(queries, k, component, skip_self, index, distance)
+            for rows, candidates in self._candidates(component, k):
+                self._among(queries, rows, candidates, k, skip_self, index, distance)
         return index, distance
 
-    def _search(
-        self,
-        queries: Tensor,
-        k: int,
-        component: Tensor | None,
-        skip_self: bool,
-        index: Tensor,
-        distance: Tensor,
-    ) -> None:
-        device = queries.device
+    def _candidates(self, component: Tensor | None, k: int) -> Iterator[tuple[Tensor | None, Tensor]]:
+        """Queries, all of them if none are named, and the points among which their neighbours are looked for."""
+        device = self.points.device
         if component is None or len(self.points) <= ALL[device.type]:
-            everything = torch.arange(len(self.points), device=device)
-            self._among(queries, None, everything, k, skip_self, index, distance)
+            yield None, torch.arange(len(self.points), device=device)
             return
         members = _by_component(self.component, len(self.centres))
         asking = _by_component(component, len(self.centres))
@@ -87,8 +81,7 @@ class Index:
             if not len(rows):
                 continue
             few = int(np.searchsorted(np.cumsum(sizes[near[c]]), wanted)) + 1
-            candidates = torch.cat([members[other] for other in near[c][:few]])
-            self._among(queries, rows, candidates, k, skip_self, index, distance)
+            yield rows, torch.cat([members[other] for other in near[c][:few]])
 
     def _among(
         self,

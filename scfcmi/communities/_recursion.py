@@ -19,7 +19,7 @@ from scfcmi.source import Block
 from ._leiden import connectivities, small_clusters
 from ._neighbours import Index, local_dimension
 from ._tree import Links, Tree, merge_tree
-from ._valley import TELLING, Valleys
+from ._valley import TELLING, Valleys, by_label
 
 N_NEIGHBOURS = 15
 # Directions in which a cluster is looked at, of few cells so many fewer at a time, and how often looks follow.
@@ -218,10 +218,6 @@ class _Split:
         """Branch of every cell, shape (n_cells,)."""
         return self.branch_of_small[self.small]
 
-    def inside(self) -> list[NDArray[np.int64]]:
-        """Cells of every branch."""
-        return np.split(np.argsort(self.branch, kind="stable"), np.cumsum(np.bincount(self.branch))[:-1])
-
 
 @dataclass(frozen=True)
 class _Found:
@@ -236,7 +232,7 @@ def _looks(landmarks: Landmarks, views: Sequence[_View], depth: int) -> list[_Fo
     """What is found in each of several views, and inside every branch of all of them."""
     strict = STRICT if depth else 1.0
     splits = [_Split.of(view, landmarks.codes[view.members], strict, landmarks.random_state) for view in views]
-    inside = [split.inside() for split in splits]
+    inside = [by_label(split.branch) for split in splits]
     # Where all cells are one branch in their own directions, there is no closer to get.
     places = [
         (i, b)

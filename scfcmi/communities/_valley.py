@@ -56,7 +56,7 @@ class Valleys:
 
     @cached_property
     def _rows(self) -> list[NDArray[np.int64]]:
-        return np.split(np.argsort(self.small, kind="stable"), np.cumsum(np.bincount(self.small))[:-1])
+        return by_label(self.small)
 
     def __call__(self, first: Sequence[int], second: Sequence[int]) -> float:
         """Density of cells at the lowest place between two unions, over the lower one of the two tops beside it.
@@ -108,6 +108,11 @@ class Valleys:
         points = self.measured[both] - middle[self.group[both]]
         sides = np.split(np.arange(len(both)), [len(kept[0])])
         return _between(points, *(self._side(points, rows) for rows in sides))
+
+
+def by_label(labels: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """Cells of every cluster, in order, by labels that are counted from 0 without gaps."""
+    return np.split(np.argsort(labels, kind="stable"), np.cumsum(np.bincount(labels))[:-1])
 
 
 def _digest(rows: NDArray[np.int64]) -> bytes:

@@ -207,7 +207,7 @@ def register_again(
     found: list[tuple[Mixture, Tensor] | None] = [None] * len(cells)
     for some in _alike(cells, design.n_groups):
         parts = [cells[i] for i in some]
-        m = n_components_again(min(part.n_cells for part in parts))
+        m = n_components_again(parts[0].n_cells)
         labels = []
         for i, part in zip(some, parts, strict=True):
             where = before[i][torch.from_numpy(part.order)]

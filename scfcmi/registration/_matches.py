@@ -99,8 +99,8 @@ def mutual_matches(z: NDArray[np.float32], codes: NDArray[np.int64], k: int) -> 
         i, j = np.nonzero(_closest(closeness, k) & _closest(np.ascontiguousarray(closeness.T), k).T)
         rows.append(a[i])
         cols.append(b[j])
-    upper = _assemble(rows, cols, None, len(z))
-    return (upper + upper.T).tocsr()
+    one_way = _assemble(rows, cols, None, len(z))
+    return (one_way + one_way.T).tocsr()
 
 
 def _closest(closeness: NDArray[np.float32], k: int) -> NDArray[np.bool_]:

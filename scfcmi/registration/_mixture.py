@@ -567,9 +567,8 @@ class _Factor:
         n_levels = int(column.max()) + 1
         weight = (mass if level is None else _per_level(mass, level, n_levels, -2)) * precision.mT
         left = features.mT.contiguous().unsqueeze(-3) * weight.unsqueeze(-2)
-        chol = factor_of(features, left)
-        log_det = 2 * torch.log(torch.diagonal(chol, dim1=-2, dim2=-1)).sum((-2, -1))
-        return cls(level, n_levels, left, torch.cholesky_inverse(chol), log_det)
+        covariance, log_det = posterior((left.flatten(-3, -2) @ features).unflatten(-2, left.shape[-3:-1]))
+        return cls(level, n_levels, left, covariance, log_det.sum(-1))
 
     def per_level(self, values: Tensor) -> Tensor:
         """Sums over groups, from (n_groups, …, …) to (n_levels, …, …)."""
@@ -617,11 +616,17 @@ def leverage(mass: Tensor, mixture: Mixture, design: Design, prior: Prior) -> Te
     return total.clamp_max(MOST_LEVERAGE).to(mixture.means.dtype)
 
 
-def factor_of(features: Tensor, left: Tensor) -> Tensor:
-    """Cholesky factors of the precisions of coefficients with standard normal prior, per row of weighted features."""
-    precision = (left.flatten(-3, -2) @ features).unflatten(-2, left.shape[-3:-1])
-    precision.diagonal(dim1=-2, dim2=-1).add_(1.0)
-    return torch.linalg.cholesky(precision)
+def posterior(information: Tensor) -> tuple[Tensor, Tensor]:
+    """Covariances of coefficients with standard normal prior, and logarithms of the determinants of their precisions.
+
+    Parameters
+    ----------
+    information
+        What the data add to the precisions, shape (…, n_features, n_features); used up.
+    """
+    information.diagonal(dim1=-2, dim2=-1).add_(1.0)
+    factor = torch.linalg.cholesky(information)
+    return torch.cholesky_inverse(factor), 2 * torch.log(torch.diagonal(factor, dim1=-2, dim2=-1)).sum(-1)
 
 
 def _smooth_part(
@@ -633,14 +638,11 @@ def _smooth_part(
     centres = means.unsqueeze(-3) + moves
     rest = sums.smooth_first.double() - torch.einsum("...gmp,...gmd->...pmd", sums.smooth_mass.double(), centres)
     weighted = features * precision[..., None]
-    wanted = (weighted.mT.unsqueeze(-3) @ rest).flatten(-3, -2).unsqueeze(-3)
+    wanted = (weighted.mT.unsqueeze(-3) @ rest).flatten(-3, -2)
     matrix = torch.einsum("...mr,...pqm,...ms->...prqs", weighted, sums.smooth_second.double(), features)
-    matrix = matrix.flatten(-2).flatten(-3, -2).unsqueeze(-3)
-    matrix.diagonal(dim1=-2, dim2=-1).add_(1.0)
-    factor = torch.linalg.cholesky(matrix)
-    solved = torch.cholesky_solve(wanted, factor).squeeze(-3).unflatten(-2, (p, r))
-    log_det = 2 * torch.log(torch.diagonal(factor, dim1=-2, dim2=-1)).sum((-2, -1))
-    return features.unsqueeze(-3) @ solved, solved, torch.cholesky_inverse(factor), log_det
+    covariance, log_det = posterior(matrix.flatten(-2).flatten(-3, -2))
+    solved = (covariance @ wanted).unflatten(-2, (p, r))
+    return features.unsqueeze(-3) @ solved, solved, covariance, log_det
 
 
 def _squares(sums: Sums, means: Tensor, moves: Tensor, slopes: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from scfcmi.source import stratified_sketch
 
 from ._design import Design
 from ._matching import align
-from ._mixture import LEAST_SCALE, PSEUDO_COUNT, Mixture, Prior, Sums, annealed, e_step, factor_of, spread
+from ._mixture import LEAST_SCALE, PSEUDO_COUNT, Mixture, Prior, Sums, annealed, e_step, posterior, spread
 from ._positions import Positions
 
 # Rounds of EM.
@@ -164,18 +164,17 @@ def _step(sums: Sums, mixture: Mixture, features: Tensor, expected: Tensor) -> t
     slopes, before = mixture.slopes.double(), expected.double()
     rest = sums.first[NEW].double() - torch.einsum("mp,pmd->md", sums.smooth_mass[NEW].double(), slopes)
     wanted = (rest - mass[:, None] * (means + before)) / variances[:, None]
-    factor = factor_of(features, (features.T * (mass / variances))[None])
-    solved = torch.cholesky_solve((features.T @ wanted)[None], factor)
-    moves = before + features @ solved[0]
+    covariance, log_det = posterior((features.T * (mass / variances)) @ features)
+    solved = covariance @ (features.T @ wanted)
+    moves = before + features @ solved
     shares = mass + PSEUDO_COUNT
-    log_det = 2 * float(torch.log(torch.diagonal(factor, dim1=-2, dim2=-1)).sum())
     kept = mixture.means.dtype
     updated = replace(
         mixture,
         moves=torch.stack([mixture.moves[OLD], moves.to(kept)]),
         shares=torch.stack([mixture.shares[OLD], (shares / shares.sum()).to(kept)]),
     )
-    return updated, (float(solved.square().sum()) + means.shape[1] * log_det) / 2
+    return updated, float(solved.square().sum() + means.shape[1] * log_det) / 2
 
 
 def _fitted(
