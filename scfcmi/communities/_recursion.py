@@ -159,6 +159,11 @@ class _Forest:
         self._link.append(min(link, self._link[i], self._link[j]))
         return len(self._link) - 1
 
+    @property
+    def weakest(self) -> float:
+        """The weakest link that joins any two nodes."""
+        return min(self._link)
+
     def adopt(self, other: _Forest) -> int:
         """Take in the nodes of another forest: how far their numbers move."""
         offset = len(self._link)
@@ -242,7 +247,9 @@ def _looks(landmarks: Landmarks, views: Sequence[_View], depth: int) -> list[_Fo
     ]
     cells = [(views[i].members[inside[i][b]], views[i].position[inside[i][b]].cpu()) for i, b in places]
     found = _looks(landmarks, _closer(landmarks, *zip(*cells, strict=True)), depth + 1) if cells else []
-    again = {place: one for place, one in zip(places, found, strict=True) if len(one.nodes) > 1}
+    # One cluster whose parts are linked less than those of a homogeneous one can be cut there, if more are asked for.
+    kept = [len(one.nodes) > 1 or one.forest.weakest < STRICT for one in found]
+    again = {place: one for place, one, keep in zip(places, found, kept, strict=True) if keep}
     return [
         _joined(view, split, inside[i], {b: one for (j, b), one in again.items() if j == i}, strict)
         for i, (view, split) in enumerate(zip(views, splits, strict=True))
