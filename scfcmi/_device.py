@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import re
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache, wraps
 from typing import Any, ParamSpec, TypeVar
@@ -29,7 +29,7 @@ FOLDER = "SCFCMI_FOLDER"
 WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 # A process that does not answer for so long is taken for lost, and the others end.
 LOST_AFTER = timedelta(minutes=30)
-# From so many rows on, a pass over them is worth all threads.
+# From so many rows on, a pass over them is worth several threads.
 MANY = 20_000
 # Rows that are worked on at once are never fewer, and are halved so many times at most.
 FEWEST_ROWS, HALVINGS = 16, 12
@@ -200,14 +200,14 @@ class _Threads:
         self._n, self._before = 0, 1
         self._blas: Any = None
 
-    def enter(self, n: int) -> int:
+    def enter(self) -> int:
         with self._lock:
             now = torch.get_num_threads()
             if self._n == 0:
                 self._before = now
                 self._blas = threadpool_limits(1, "blas")
             self._n += 1
-            torch.set_num_threads(n or self._before)
+            torch.set_num_threads(1)
             return now
 
     def n_before(self) -> int:
@@ -222,6 +222,8 @@ class _Threads:
 
 
 _threads = _Threads()
+# Whether a thread is one of several that work side by side.
+_worker = threading.local()
 
 
 @contextmanager
@@ -230,17 +232,7 @@ def one_thread() -> Iterator[None]:
 
     Several threads of a program may be inside at once, and the number is as it was when the last one leaves.
     """
-    before = _threads.enter(1)
-    try:
-        yield
-    finally:
-        _threads.leave(before)
-
-
-@contextmanager
-def all_threads() -> Iterator[None]:
-    """Inside :func:`one_thread`, have PyTorch use as many threads as before, for matrices that are large."""
-    before = _threads.enter(0)
+    before = _threads.enter()
     try:
         yield
     finally:
@@ -273,21 +265,38 @@ def threads_kept() -> Iterator[None]:
             torch.set_num_threads(before)
 
 
-def side_by_side(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
+def side_by_side(
+    work: Callable[[T], R], items: Iterable[T], *, device: str | torch.device = "cpu", n_rows: int = MANY
+) -> Iterator[R]:
     """Do the same work on each of several items, on as many threads as PyTorch had before :func:`one_thread`.
 
-    It pays where most of the time is spent in compiled code, which leaves Python to the others.
+    It pays where most of the time is spent in compiled code, which leaves Python to the others. Each thread takes the
+    next item when it is done with one, so none waits for another that is held up by other programs, as threads of
+    PyTorch's own do after every operation; and what is found does not depend on their number.
+
+    Parameters
+    ----------
+    work
+        Called with every item; what it does side by side itself is done on its own thread.
+    items
+        What there is to do.
+    device
+        Where it is done; on any other than the CPU, one thread is as quick as several.
+    n_rows
+        Rows in all items together; few of them are no work for several threads.
+
+    Yields
+    ------
+    What `work` returns, in the order of the items.
     """
-    n = min(_threads.n_before(), len(items))
+    items = list(items)
+    alone = torch.device(device).type != "cpu" or n_rows < MANY or getattr(_worker, "is_one", False)
+    n = 1 if alone else min(_threads.n_before(), len(items))
     if n < 2:
-        return [work(item) for item in items]
-    with ThreadPoolExecutor(n) as pool:
-        return list(pool.map(work, items))
-
-
-def threads_for(n_rows: int) -> AbstractContextManager[None]:
-    """All threads for many rows, and for few of them no more than there are."""
-    return all_threads() if n_rows >= MANY else nullcontext()
+        yield from map(work, items)
+        return
+    with one_thread(), ThreadPoolExecutor(n, initializer=setattr, initargs=(_worker, "is_one", True)) as pool:
+        yield from pool.map(work, items)
 
 
 @contextmanager

@@ -110,7 +110,7 @@ def test_side_by_side_is_one_after_another(n_threads: int) -> None:
     torch.set_num_threads(n_threads)
     try:
         with one_thread():
-            assert side_by_side(work, list(range(12))) == [item**2 for item in range(12)]
+            assert list(side_by_side(work, range(12))) == [item**2 for item in range(12)]
         assert torch.get_num_threads() == n_threads
     finally:
         torch.set_num_threads(before)
@@ -120,5 +120,33 @@ def test_side_by_side_is_one_after_another(n_threads: int) -> None:
 
 def test_what_fails_side_by_side_is_raised() -> None:
     with pytest.raises(ZeroDivisionError):
-        side_by_side(lambda item: 1 // item, [1, 0, 2])
-    assert side_by_side(abs, []) == []
+        list(side_by_side(lambda item: 1 // item, [1, 0, 2]))
+    assert list(side_by_side(abs, [])) == []
+
+
+@pytest.mark.parametrize("alone", [{"n_rows": 100}, {"device": "meta"}], ids=["few rows", "not on the CPU"])
+def test_what_is_no_work_for_several_threads_stays_on_one(alone: dict) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        own = list(side_by_side(lambda _: threading.get_ident(), range(6), **alone))
+    finally:
+        torch.set_num_threads(before)
+    assert set(own) == {threading.get_ident()}
+
+
+def test_threads_do_not_start_threads() -> None:
+    """What is done side by side on a thread that is one of several is done on it alone."""
+
+    def outer(_: int) -> set[int]:
+        time.sleep(0.01)
+        return {threading.get_ident(), *side_by_side(lambda _: threading.get_ident(), range(4))}
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        seen = list(side_by_side(outer, range(6)))
+    finally:
+        torch.set_num_threads(before)
+    assert all(len(own) == 1 for own in seen)
+    assert len(set.union(*seen)) > 1

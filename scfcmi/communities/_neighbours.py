@@ -10,12 +10,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scfcmi._device import rows_at_once, smaller_when_full, threads_for
+from scfcmi._device import rows_at_once, side_by_side, smaller_when_full
 
 # Up to so many points, all are candidates; beyond, those of the nearest components, at least so many.
 ALL, CANDIDATES = {"cpu": 6_000, "mps": 20_000, "cuda": 60_000}, 1_500
 # Distances held at once.
-BLOCK = {"cpu": 2**23, "mps": 2**25, "cuda": 2**28}
+BLOCK = {"cpu": 2**21, "mps": 2**25, "cuda": 2**28}
 
 
 @dataclass(frozen=True)
@@ -61,53 +61,52 @@ class Index:
         device = self.points.device
         index = torch.empty((len(queries), k), dtype=torch.int64, device=device)
         distance = torch.empty((len(queries), k), dtype=queries.dtype, device=device)
-        with threads_for(len(queries)):
-            for rows, candidates in self._candidates(component, k):
-                self._among(queries, rows, candidates, k, skip_self, index, distance)
+
+        def among(part: tuple[Tensor, Tensor | None]) -> None:
+            some, candidates = part
+            index[some], distance[some] = self._among(queries, some, candidates, k, skip_self)
+
+        for _ in side_by_side(among, self._parts(len(queries), component, k), device=device, n_rows=len(queries)):
+            pass
         return index, distance
 
-    def _candidates(self, component: Tensor | None, k: int) -> Iterator[tuple[Tensor | None, Tensor]]:
-        """Queries, all of them if none are named, and the points among which their neighbours are looked for."""
+    def _parts(self, n: int, component: Tensor | None, k: int) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Some of the queries at a time, and the points among which their neighbours are looked for, if not all."""
+        device = self.points.device
+        for rows, candidates in self._candidates(n, component, k):
+            n_candidates = len(self.points if candidates is None else candidates)
+            step = rows_at_once(max(1, BLOCK[device.type] // max(n_candidates, 1)))
+            yield from ((some, candidates) for some in rows.split(step))
+
+    def _candidates(self, n: int, component: Tensor | None, k: int) -> Iterator[tuple[Tensor, Tensor | None]]:
         device = self.points.device
         if component is None or len(self.points) <= ALL[device.type]:
-            yield None, torch.arange(len(self.points), device=device)
+            yield torch.arange(n, device=device), None
             return
         members = _by_component(self.component, len(self.centres))
         asking = _by_component(component, len(self.centres))
-        near = torch.cdist(self.centres, self.centres).argsort(1).cpu().numpy()
+        # Its own component is the nearest of all, also where another has the same centre.
+        near = torch.cdist(self.centres, self.centres).fill_diagonal_(-1).argsort(1).cpu().numpy()
         sizes = np.array([len(rows) for rows in members])
         wanted = max(CANDIDATES, 4 * k)
         for c, rows in enumerate(asking):
             if not len(rows):
                 continue
             few = int(np.searchsorted(np.cumsum(sizes[near[c]]), wanted)) + 1
-            yield rows, torch.cat([members[other] for other in near[c][:few]])
+            yield rows, torch.cat([members[other] for other in near[c][:few]]).sort().values
 
     def _among(
-        self,
-        queries: Tensor,
-        rows: Tensor | None,
-        candidates: Tensor,
-        k: int,
-        skip_self: bool,
-        index: Tensor,
-        distance: Tensor,
-    ) -> None:
-        points = self.points if len(candidates) == len(self.points) else self.points[candidates]
-        half = points.square().sum(1) / 2
-        step = rows_at_once(max(1, BLOCK[queries.device.type] // max(len(points), 1)))
-        total = len(queries) if rows is None else len(rows)
-        for start in range(0, total, step):
-            some = torch.arange(start, min(start + step, total), device=queries.device)
-            if rows is not None:
-                some = rows[some]
-            q = queries[some]
-            closeness = torch.addmm(-half, q, points.T)
-            if skip_self:
-                closeness[candidates[None] == some[:, None]] = -torch.inf
-            best = closeness.topk(k, dim=1)
-            index[some] = candidates[best.indices]
-            distance[some] = (q.square().sum(1, keepdim=True) - 2 * best.values).clamp_min(0).sqrt()
+        self, queries: Tensor, some: Tensor, candidates: Tensor | None, k: int, skip_self: bool
+    ) -> tuple[Tensor, Tensor]:
+        points = self.points if candidates is None else self.points[candidates]
+        q = queries[some]
+        closeness = torch.addmm(points.square().sum(1) / -2, q, points.T)
+        if skip_self:
+            own = some if candidates is None else torch.searchsorted(candidates, some)
+            closeness[torch.arange(len(some), device=own.device), own] = -torch.inf
+        best = closeness.topk(k, dim=1)
+        found = best.indices if candidates is None else candidates[best.indices]
+        return found, (q.square().sum(1, keepdim=True) - 2 * best.values).clamp_min(0).sqrt()
 
 
 def _by_component(component: Tensor, n: int) -> list[Tensor]:

@@ -283,10 +283,13 @@ def _closer(
         rounds=CLOSER_ROUNDS,
         random_state=landmarks.random_state,
     )
-    return [
-        _View(own, front, mixture, part.in_order, *registered(mixture, part, landmarks.fairness, leverage)[:2])
-        for own, front, part, (mixture, leverage) in zip(members, fronts, cells, fits, strict=True)
-    ]
+
+    def placed(found: tuple[NDArray[np.int64], Front, Positions, tuple[Mixture, Tensor]]) -> _View:
+        own, front, part, (mixture, leverage) = found
+        position, component, _ = registered(mixture, part, landmarks.fairness, leverage)
+        return _View(own, front, mixture, part.in_order, position, component)
+
+    return list(side_by_side(placed, zip(members, fronts, cells, fits, strict=True)))
 
 
 def _joined(

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 from torch import Tensor
 
-from scfcmi._device import one_openmp_thread, pieces, smaller_when_full, threads_for
+from scfcmi._device import one_openmp_thread, pieces, side_by_side, smaller_when_full
 from scfcmi.source import stratified_sketch
 
 from ._design import Design
@@ -165,8 +165,7 @@ def register(
         mixture = with_new_components(mixture.to(there), cells, fairness, rng).to("cpu")
         mine = cells.share()
         for _ in range(PASSES):
-            with threads_for(mine.n_cells):
-                sums = e_step(mixture.to(there), mine, fairness).over_processes().to("cpu")
+            sums = e_step(mixture.to(there), mine, fairness).over_processes().to("cpu")
             history.append(free_energy(sums, coefficients.penalty, mixture.log_shares(fairness)))
             mixture, coefficients = m_step(sums, mixture, design, prior, before=coefficients)
     typical, own = _typical(mixture, some, fairness), leverage(sums.mass, mixture, design, prior)
@@ -270,7 +269,9 @@ def _centred(cells: Positions, design: Design) -> Tensor:
 def _kmeans(points: Tensor, k: int, rng: np.random.Generator) -> KMeans:
     seed = int(rng.integers(2**31))
     with _LOCK, one_openmp_thread():
-        return KMeans(k, n_init=1, random_state=seed).fit(points.cpu().float().numpy())
+        return KMeans(k, n_init=1, random_state=seed).fit(
+            points.cpu().double().numpy()
+        )  # which scikit-learn is quicker with
 
 
 def _labels(kmeans: KMeans, where: Tensor) -> Tensor:
@@ -487,7 +488,9 @@ def registered(
     position, likelihood = torch.empty_like(cells.z), torch.empty_like(cells.z[:, 0])
     component = torch.empty(len(cells.z), dtype=torch.int64, device=cells.z.device)
     place = torch.from_numpy(cells.order).to(cells.z.device)
-    for group, rows in cells.chunks(mixture.n_components):
+
+    def put(part: tuple[int, slice]) -> None:
+        group, rows = part
         z, smooth, there = cells.z[rows], cells.smooth[rows], place[rows]
         r, likelihood[there] = responsibilities(mixture.log_joint(group, z, smooth, log_shares))
         found = z - mixture.displacement(group, r, smooth)
@@ -495,6 +498,9 @@ def registered(
             again = r * (own[group] / (1 - own[group]))
             found += again.sum(1, keepdim=True) * found - again @ mixture.means
         position[there], component[there] = found, r.argmax(1)
+
+    for _ in side_by_side(put, cells.chunks(mixture.n_components), device=cells.z.device, n_rows=cells.n_cells):
+        pass
     return position, component, likelihood
 
 

@@ -19,7 +19,7 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scfcmi._device import rows_at_once, smaller_when_full, world_size
+from scfcmi._device import rows_at_once, side_by_side, smaller_when_full, world_size
 
 from ._design import Design
 from ._positions import Positions
@@ -192,26 +192,32 @@ def e_step(mixture: Mixture, cells: Positions, fairness: float, temperature: flo
     if p == 0 and cells.n_cells * m <= rows_at_once(TOGETHER):
         one = stacked([mixture])
         return picked(_e_step_of_blocks(one, Blocks.of([cells], m), one.log_shares(fairness), temperature), 0)
-    new = mixture.means.new_zeros
+    new, log_shares = mixture.means.new_zeros, mixture.log_shares(fairness)
     mass, first, second = new(n_groups, m), new(n_groups, m, d), new(m)
     smooth_mass, smooth_first, smooth_second = new(n_groups, m, p), new(p, m, d), new(p, p, m)
     totals = new(2, dtype=_exact(mixture.means.device))
-    log_shares = mixture.log_shares(fairness)
-    for group, rows in cells.chunks(m):
+
+    def of(part: tuple[int, slice]) -> tuple[int, tuple[Tensor, ...], tuple[Tensor, ...]]:
+        group, rows = part
         z, smooth = cells.z[rows], cells.smooth[rows]
         joint = mixture.log_joint(group, z, smooth, log_shares)
         r, evidence = responsibilities(joint, temperature)
-        mass[group] += r.sum(0)
-        first[group] += r.T @ z
-        second += z.square().sum(1) @ r
         total = evidence.sum(dtype=totals.dtype)
-        totals[0] += total
-        totals[1] += (total - torch.dot(r.reshape(-1), joint.reshape(-1))) / temperature
+        entropy = (total - torch.dot(r.reshape(-1), joint.reshape(-1))) / temperature
+        by_group = [r.sum(0), r.T @ z, r.new_empty(m, p)]
+        of_all = [z.square().sum(1) @ r, torch.stack([total, entropy]), r.new_empty(p, m, d), r.new_empty(p, p, m)]
         for i in range(p):
             weighted = r * smooth[:, i : i + 1]
-            smooth_mass[group, :, i] += weighted.sum(0)
-            smooth_first[i] += weighted.T @ z
-            smooth_second[i] += smooth.T @ weighted
+            by_group[2][:, i] = weighted.sum(0)
+            of_all[2][i] = weighted.T @ z
+            of_all[3][i] = smooth.T @ weighted
+        return group, tuple(by_group), tuple(of_all)
+
+    for group, by_group, of_all in side_by_side(of, cells.chunks(m), device=cells.z.device, n_rows=cells.n_cells):
+        for total, part in zip((mass, first, smooth_mass), by_group, strict=True):
+            total[group] += part
+        for total, part in zip((second, totals, smooth_first, smooth_second), of_all, strict=True):
+            total += part
     return Sums(mass, first, second, smooth_mass, smooth_first, smooth_second, totals)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from scfcmi._device import rows_at_once, world_size
 
 # Entries of a table of cells × components that are held at once.
-CHUNK_ENTRIES = {"cpu": 2**22, "cuda": 2**27, "mps": 2**25}
+CHUNK_ENTRIES = {"cpu": 2**20, "cuda": 2**27, "mps": 2**25}
 
 
 @dataclass(frozen=True)

@@ -82,19 +82,16 @@ def test_another_seed_is_another_run(cells: tuple[sparse.csr_matrix, np.ndarray]
 def test_threads(
     cells: tuple[sparse.csr_matrix, np.ndarray], plain: Assignment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As if there were so many cells that passes over them are worth all threads."""
+    """As if there were so many cells that passes over them are worth several threads."""
     monkeypatch.setattr(_device, "MANY", 0)
     before = torch.get_num_threads()
-    torch.set_num_threads(2)
+    torch.set_num_threads(3)
     try:
-        with threadpool_limits(2):
+        with threadpool_limits(3):
             found = fit(*cells)
-            again = fit(*cells)
     finally:
         torch.set_num_threads(before)
-    assert same(found, again), "with as many threads, it is the same"
-    np.testing.assert_array_equal(found.labels, plain.labels)
-    np.testing.assert_allclose(found.proba, plain.proba, atol=0.01)
+    assert same(found, plain)
 
 
 def test_storage(cells: tuple[sparse.csr_matrix, np.ndarray], plain: Assignment) -> None:
