@@ -14,6 +14,8 @@ from torch import Tensor
 
 # Resolution at which clusters are small: what belongs together is joined afterwards.
 FINE_RESOLUTION = 8.0
+# Steps in which the width of each point's weights is bracketed and halved in: to a few millionths.
+HALVINGS = 25
 # igraph has one generator for all threads.
 _LOCK = threading.Lock()
 
@@ -34,7 +36,7 @@ def connectivities(index: Tensor, distance: Tensor) -> sp.csr_matrix:
     low, high = torch.zeros(n, dtype=torch.double), torch.full((n,), torch.inf, dtype=torch.double)
     beyond = beyond.cpu()
     width = beyond.mean(1).clamp_min(1e-12)
-    for _ in range(40):
+    for _ in range(HALVINGS):
         too_wide = torch.exp(-beyond / width[:, None]).sum(1) > np.log2(max(k, 2))
         high, low = torch.where(too_wide, width, high), torch.where(too_wide, low, width)
         width = torch.where(torch.isinf(high), 2 * width, (low + high) / 2)

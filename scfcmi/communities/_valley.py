@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,6 +18,8 @@ from ._tree import DEEPEST, NO_VALLEY, UNDECIDED
 TELLING, MOST, STAND = 10, 500, 2000
 # The direction from one cluster to the other is found without the cells that are measured along it, a part at a time.
 PARTS = 5
+# Means are so many standard deviations of both sides apart where it goes without saying that there is nothing between.
+FAR = 6.0
 # What is added to the covariance, in mean variances.
 RIDGE = 0.1
 # Fewest cells on either side by which it is known where a group stands, and the share of the smaller side that such
@@ -121,6 +124,9 @@ def _digest(rows: NDArray[np.int64]) -> bytes:
 
 def _between(points: NDArray[np.floating], low: _Side, high: _Side) -> float:
     between = high.mean - low.mean
+    distance = float(np.linalg.norm(between[0]))
+    if distance > 0 and distance > FAR * sum(side.deviation(between[0] / distance) for side in (low, high)):
+        return 0.0
     spread = low.scatter + high.scatter
     n_dims = between.shape[1]
     spread += np.eye(n_dims) * (RIDGE * spread.trace(axis1=1, axis2=2) / n_dims + 1e-12)[:, None, None]
@@ -142,12 +148,15 @@ class _Side:
         Those that stand for all of them, in random order, shape (n_cells,).
     stands_for
         How many cells each of these stands for.
+    n_telling
+        Of how many cells there is a mean without each part, shape (n_parts, 1).
     mean, scatter
         Without each part, shapes (n_parts, n_dims) and (n_parts, n_dims, n_dims).
     """
 
     rows: NDArray[np.int64]
     stands_for: float
+    n_telling: NDArray[np.int64]
     mean: NDArray[np.float64]
     scatter: NDArray[np.float64]
 
@@ -163,7 +172,11 @@ class _Side:
         left = len(some) - np.array([len(own) for own in split])[:, None]
         mean = (total.sum(0) - total) / left
         scatter = square.sum(0) - square - left[:, :, None] * mean[:, :, None] * mean[:, None, :]
-        return cls(kept, len(rows) / len(kept), centre + mean, scatter)
+        return cls(kept, len(rows) / len(kept), left, centre + mean, scatter)
+
+    def deviation(self, direction: NDArray[np.float64]) -> float:
+        """Standard deviation along a direction of length one."""
+        return math.sqrt(max(float(direction @ self.scatter[0] @ direction), 0.0) / float(self.n_telling[0, 0]))
 
     @property
     def part(self) -> NDArray[np.int64]:
