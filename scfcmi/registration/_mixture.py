@@ -35,8 +35,9 @@ LEAST_VARIANCE = 0.2
 LEAST_SCALE = 0.01
 # Share of the rounds of EM in which temperature and fairness fall, and where the temperature starts.
 ANNEALED, HOTTEST = 0.6, 2.0
-# Directions in which displacements may vary over components.
-RANK = 64
+# Directions in which displacements may vary over components; of many groups, each with few cells, in fewer, so that the
+# covariances of all have no more entries than this.
+RANK, LEAST_RANK, COVARIANCES = 64, 16, 2**18
 # Of what a cell is displaced by, no more than this share counts as its own.
 MOST_LEVERAGE = 0.99
 # Entries of tables of cells × components up to which all groups, and several mixtures, are passed over together, and
@@ -382,12 +383,13 @@ class Prior:
         """Scales between these and others, by their logarithms."""
         return replace(self, common=(self.common * other.common).sqrt(), local=(self.local * other.local).sqrt())
 
-    def features(self, means: Tensor) -> Tensor:
+    def features(self, means: Tensor, n_groups: int = 1) -> Tensor:
         """Φ with K ≈ Φ Φᵀ over the components, shape (n_components, 1 + rank), in double precision."""
+        rank = min(RANK, max(LEAST_RANK, math.isqrt(COVARIANCES // n_groups)))
         length = self.length * spread(means).clamp_min(1e-12)
         kernel = torch.exp(-_squared_distances(means.double()) / (2 * length.square())[..., None, None])
         values, vectors = torch.linalg.eigh(kernel)
-        kept = vectors[..., -RANK:] * values[..., None, -RANK:].clamp_min(0).sqrt()
+        kept = vectors[..., -rank:] * values[..., None, -rank:].clamp_min(0).sqrt()
         ones = torch.ones_like(kept[..., :1])
         return torch.cat([self.common.sqrt()[..., None, None] * ones, self.local.sqrt()[..., None, None] * kept], -1)
 
@@ -483,7 +485,7 @@ def m_step(
         return stacked([one for one, _ in alone]), stacked([one for _, one in alone])
     mass, first = sums.mass.double(), sums.first.double()
     precision = 1 / mixture.variances.double()[..., None]
-    features = prior.features(mixture.means)
+    features = prior.features(mixture.means, design.n_groups)
     means, moves, slopes = (part.double() for part in (mixture.means, mixture.moves, mixture.slopes))
     n_factors, n_smooth, d = design.levels.shape[1], slopes.shape[-3], means.shape[-1]
     if before is not None and before.parts[0].shape == moves.shape:
@@ -613,7 +615,7 @@ def leverage(mass: Tensor, mixture: Mixture, design: Design, prior: Prior) -> Te
     mixture, design, prior
         What was fitted.
     """
-    features, variances = prior.features(mixture.means), mixture.variances.double()[..., None]
+    features, variances = prior.features(mixture.means, design.n_groups), mixture.variances.double()[..., None]
     total = torch.zeros_like(mass, dtype=torch.double)
     for column in design.levels.T:
         factor = _Factor.of(column, features, mass.double(), 1 / variances)
@@ -654,9 +656,8 @@ def _smooth_part(
 def _squares(sums: Sums, means: Tensor, moves: Tensor, slopes: Tensor) -> Tensor:
     """Σ r ‖z − centre‖² of every component."""
     centres = means.unsqueeze(-3) + moves
-    mass = sums.mass.double()
-    squares = sums.second.double() + (mass * centres.square().sum(-1)).sum(-2)
-    squares -= 2 * (sums.first.double() * centres).sum((-3, -1))
+    doubled = sums.first.double() * -2
+    squares = sums.second + doubled.addcmul_(sums.mass.double()[..., None], centres).mul_(centres).sum((-3, -1))
     if slopes.shape[-3]:
         rest = sums.smooth_first.double() - torch.einsum("...gmp,...gmd->...pmd", sums.smooth_mass.double(), centres)
         squares -= 2 * (rest * slopes).sum((-3, -1))
