@@ -2,13 +2,13 @@
 
 from ._design import Design
 from ._fit import Registration, n_components, register, register_again, registered, registered_without_group
-from ._mixture import Coefficients, Mixture, Prior, e_step, free_energy, m_step, responsibilities
+from ._mixture import Displacements, Mixture, Prior, e_step, free_energy, m_step, responsibilities
 from ._positions import Positions
 from ._query import expected_moves, with_group
 
 __all__ = [
-    "Coefficients",
     "Design",
+    "Displacements",
     "Mixture",
     "Positions",
     "Prior",

@@ -21,7 +21,7 @@ from ._matching import align
 from ._mixture import (
     TOGETHER,
     Blocks,
-    Coefficients,
+    Displacements,
     FreeEnergy,
     Mixture,
     Prior,
@@ -67,8 +67,6 @@ class Registration:
         Parameters.
     prior
         Scales of the displacements.
-    coefficients
-        Displacements in the features of the prior.
     own
         What share of the displacement of a cell of the fit comes from its own position, shape (n_groups, n_components).
     fairness
@@ -84,7 +82,6 @@ class Registration:
 
     mixture: Mixture
     prior: Prior
-    coefficients: Coefficients
     own: Tensor
     fairness: float
     typical: tuple[float, float]
@@ -159,20 +156,20 @@ def register(
     if n_turns < rounds:
         course = _anneal(course, [some], design, fairness, turns[n_turns:], [False])
     mixture, prior, sums = picked(course.mixture, 0), picked(course.prior, 0), picked(course.sums, 0)
-    coefficients, history = picked(course.known, 0), [picked(terms, 0) for terms in course.history]
+    displacements, history = picked(course.known, 0), [picked(terms, 0) for terms in course.history]
     if rows is not None:
         there = cells.z.device
         mixture = with_new_components(mixture.to(there), cells, fairness, rng).to("cpu")
         mine = cells.share()
         for _ in range(PASSES):
             sums = e_step(mixture.to(there), mine, fairness).over_processes().to("cpu")
-            history.append(free_energy(sums, coefficients.penalty, mixture.log_shares(fairness)))
-            mixture, coefficients = m_step(sums, mixture, design, prior, before=coefficients)
+            history.append(free_energy(sums, displacements.penalty, mixture.log_shares(fairness)))
+            mixture, displacements = m_step(sums, mixture, design, prior, before=displacements)
     typical, own = _typical(mixture, some, fairness), leverage(sums.mass, mixture, design, prior)
     own = own.to(cells.z.device)
     mixture = mixture.to(cells.z.device)
     columns = {name: values.numpy() for name, values in vars(stacked(history)).items()}
-    return Registration(mixture, prior, coefficients, own, fairness, typical, columns, energies)
+    return Registration(mixture, prior, own, fairness, typical, columns, energies)
 
 
 def register_again(
@@ -315,14 +312,14 @@ class _Course:
 
     mixture: Mixture
     prior: Prior
-    coefficients: Coefficients | None = None
+    displacements: Displacements | None = None
     history: tuple[FreeEnergy, ...] = ()
     last: Sums | None = None
 
     @property
-    def known(self) -> Coefficients:
-        assert self.coefficients is not None
-        return self.coefficients
+    def known(self) -> Displacements:
+        assert self.displacements is not None
+        return self.displacements
 
     @property
     def sums(self) -> Sums:
@@ -359,7 +356,7 @@ def _anneal(
     which each is displaced by another vector, and keeps groups of one cluster together, but moves groups onto types
     that they lack.
     """
-    mixture, prior, coefficients, history = course.mixture, course.prior, course.coefficients, list(course.history)
+    mixture, prior, displacements, history = course.mixture, course.prior, course.displacements, list(course.history)
     steady = torch.full((len(cells),), fairness, dtype=torch.float64)
     fair = torch.tensor(fair_first)
     blocks = Blocks.maybe(cells, mixture.n_components)
@@ -369,9 +366,9 @@ def _anneal(
         if cold >= 0 and cold % REFINED_EVERY == 0 and design.n_groups + design.n_smooth > 1:
             prior = _refined(prior, sums, mixture, design)
         log_shares = mixture.log_shares(beta)
-        mixture, coefficients = m_step(sums, mixture, design, prior, before=coefficients)
-        history.append(free_energy(sums, coefficients.penalty, log_shares))
-    return _Course(mixture, prior, coefficients, tuple(history), e_steps(mixture, blocks, steady))
+        mixture, displacements = m_step(sums, mixture, design, prior, before=displacements)
+        history.append(free_energy(sums, displacements.penalty, log_shares))
+    return _Course(mixture, prior, displacements, tuple(history), e_steps(mixture, blocks, steady))
 
 
 def _refined(prior: Prior, sums: Sums, mixture: Mixture, design: Design) -> Prior:
@@ -383,15 +380,15 @@ def _refined(prior: Prior, sums: Sums, mixture: Mixture, design: Design) -> Prio
     energies, candidates = [], []
     for length in LENGTHS:
         candidate = replace(prior, length=torch.full_like(prior.length, length))
-        _, coefficients = m_step(sums, mixture, design, candidate, n_rounds=1)
-        energies.append(coefficients.misfit + coefficients.penalty + coefficients.log_det / 2)
-        candidates.append(candidate.refined(coefficients.gain, mixture.means))
+        _, displacements = m_step(sums, mixture, design, candidate, n_rounds=1)
+        energies.append(displacements.misfit + displacements.penalty + displacements.log_det / 2)
+        candidates.append(candidate.refined(displacements.gain, mixture.means))
     best = torch.stack(energies).argmin(0)
     chosen = picked(stacked(candidates), (best, torch.arange(len(best))))
     return chosen.halfway(Prior.wide(mixture.means))
 
 
-def _evidence(sums: Sums, coefficients: Coefficients) -> Tensor:
+def _evidence(sums: Sums, displacements: Displacements) -> Tensor:
     """Negative log evidence per cell of the groups as displaced copies of each other.
 
     Displacements are integrated out by Laplace's approximation, and proportions count as the same for all groups, which
@@ -403,7 +400,7 @@ def _evidence(sums: Sums, coefficients: Coefficients) -> Tensor:
     joint = mass / n[..., None, None]
     independent = joint.sum(-1, keepdim=True) * joint.sum(-2, keepdim=True)
     shared = (torch.xlogy(joint, joint) - torch.xlogy(joint, independent.clamp_min(1e-300))).sum((-2, -1))
-    return (-sums.totals[..., 0] + coefficients.penalty + coefficients.log_det / 2) / n + shared
+    return (-sums.totals[..., 0] + displacements.penalty + displacements.log_det / 2) / n + shared
 
 
 def _matched(

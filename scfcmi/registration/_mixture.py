@@ -395,50 +395,41 @@ class Prior:
 
 
 @dataclass(frozen=True)
-class Coefficients:
-    """Displacements in the features of the prior, where their prior is standard normal.
+class Displacements:
+    """What an M step has found of the displacements, whose coefficients in the features have a standard normal prior.
 
     Parameters
     ----------
-    levels
-        Of every level of every attribute, each of shape (n_levels, n_features, n_dims).
-    smooth
-        Of the smooth functions, shape (n_smooth, n_features, n_dims).
-    covariances
-        Of the posterior of all of these, of each attribute and of the smooth functions.
+    parts
+        What each attribute contributes to the displacement of a group, each of shape (n_groups, n_components, n_dims).
+    penalty
+        Negative logarithm of the prior, up to a constant.
+    gain
+        Mean posterior second moment of the coefficients of the common shift, and of the local ones, shape (2,).
     log_det
         Σ log det(I + Φᵀ W Φ) over all of them, times n_dims: what the posterior has gained in precision.
     misfit
         Σ r ‖z − centre‖² / 2s², with the variances from before.
-    parts
-        What each attribute contributes to the displacement of a group, each of shape (n_groups, n_components, n_dims).
     """
 
-    levels: tuple[Tensor, ...]
-    smooth: Tensor
-    covariances: tuple[Tensor, ...]
+    parts: tuple[Tensor, ...]
+    penalty: Tensor
+    gain: Tensor
     log_det: Tensor
     misfit: Tensor
-    parts: tuple[Tensor, ...]
 
-    @property
-    def penalty(self) -> Tensor:
-        """Negative logarithm of the prior, up to a constant."""
-        return torch.stack([part.square().sum((-3, -2, -1)) / 2 for part in (*self.levels, self.smooth)]).sum(0)
 
-    @property
-    def gain(self) -> Tensor:
-        """Mean posterior second moment of the coefficients of the common shift, and of the local ones, shape (2,)."""
-        common, local, count = [], [], 0
-        for solved, covariance in zip((*self.levels, self.smooth), self.covariances, strict=False):
-            variance = torch.diagonal(covariance, dim1=-2, dim2=-1)
-            # Smooth functions have one covariance for all their coefficients.
-            moment = solved.square().sum(-1) + solved.shape[-1] * variance.reshape(solved.shape[:-1])
-            common.append(moment[..., 0].sum(-1))
-            local.append(moment[..., 1:].sum((-2, -1)))
-            count += solved.shape[-3] * solved.shape[-1]
-        n_local = max(self.smooth.shape[-2] - 1, 1)
-        return torch.stack([torch.stack(common).sum(0), torch.stack(local).sum(0) / n_local], -1) / max(count, 1)
+def _gain(solved: Sequence[Tensor], covariances: Sequence[Tensor]) -> Tensor:
+    common, local, count = [], [], 0
+    for mean, covariance in zip(solved, covariances, strict=True):
+        variance = torch.diagonal(covariance, dim1=-2, dim2=-1)
+        # Smooth functions have one covariance for all their coefficients.
+        moment = mean.square().sum(-1) + mean.shape[-1] * variance.reshape(mean.shape[:-1])
+        common.append(moment[..., 0].sum(-1))
+        local.append(moment[..., 1:].sum((-2, -1)))
+        count += mean.shape[-3] * mean.shape[-1]
+    n_local = max(solved[0].shape[-2] - 1, 1)
+    return torch.stack([torch.stack(common).sum(0), torch.stack(local).sum(0) / n_local], -1) / max(count, 1)
 
 
 def m_step(
@@ -447,8 +438,8 @@ def m_step(
     design: Design,
     prior: Prior,
     n_rounds: int = 3,
-    before: Coefficients | None = None,
-) -> tuple[Mixture, Coefficients]:
+    before: Displacements | None = None,
+) -> tuple[Mixture, Displacements]:
     """The best parameters given the sums: proportions, then centres and displacements in turns, then variances.
 
     Every part is the exact maximum given the others, so the free energy never rises, with several attributes as long as
@@ -494,7 +485,7 @@ def m_step(
         parts = [moves if i == 0 else torch.zeros_like(moves) for i in range(n_factors)]
     factors = [_Factor.of(column, features, mass, precision) for column in design.levels.T]
     weighted = (features * precision).mT.contiguous().unsqueeze(-3)
-    smooth_mass, smooth = sums.smooth_mass.double(), slopes.new_zeros(*slopes.shape[:-2], features.shape[-1], d)
+    smooth_mass = sums.smooth_mass.double()
     covariances = [factor.covariance for factor in factors]
     log_det = torch.stack([factor.log_det for factor in factors]).sum(0)
     levels: list[Tensor] = []
@@ -528,7 +519,7 @@ def m_step(
         if n_smooth:
             slopes, smooth, covariance, gained = _smooth_part(sums, mixture, features, means, moves)
     if n_smooth:
-        covariances, log_det = [*covariances, covariance], log_det + gained
+        levels, covariances, log_det = [*levels, smooth], [*covariances, covariance], log_det + gained
     kept = mixture.means.dtype
     shares = sums.mass + PSEUDO_COUNT
     updated = replace(
@@ -540,8 +531,9 @@ def m_step(
     )
     squares = _squares(sums, means, moves, slopes)
     misfit = (squares / mixture.variances.double()).sum(-1) / 2
-    coefficients = Coefficients(tuple(levels), smooth, tuple(covariances), log_det * d, misfit, tuple(parts))
-    return replace(updated, variances=_variances(squares, sums.mass, d).to(kept)), coefficients
+    penalty = torch.stack([solved.square().sum((-3, -2, -1)) / 2 for solved in levels]).sum(0)
+    found = Displacements(tuple(parts), penalty, _gain(levels, covariances), log_det * d, misfit)
+    return replace(updated, variances=_variances(squares, sums.mass, d).to(kept)), found
 
 
 @dataclass(frozen=True)

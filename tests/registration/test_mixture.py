@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from scfcmi.registration import (
-    Coefficients,
     Design,
+    Displacements,
     Mixture,
     Positions,
     Prior,
@@ -52,11 +52,11 @@ def problem(
     return cells, design, mixture, Prior.wide(means)
 
 
-def fitted(turns: int, fairness: float = 0.0) -> tuple[Positions, Design, Mixture, Prior, Coefficients]:
+def fitted(turns: int, fairness: float = 0.0) -> tuple[Positions, Design, Mixture, Prior, Displacements]:
     cells, design, mixture, prior = problem()
     for _ in range(turns):
-        mixture, coefficients = m_step(e_step(mixture, cells, fairness), mixture, design, prior)
-    return cells, design, mixture, prior, coefficients
+        mixture, displacements = m_step(e_step(mixture, cells, fairness), mixture, design, prior)
+    return cells, design, mixture, prior, displacements
 
 
 def log_likelihood(mixture: Mixture, cells: Positions, fairness: float = 0.0) -> float:
@@ -87,11 +87,11 @@ def energies(turns: int, numbers: int, *, crossed: bool) -> list[float]:
     if not crossed:
         design = Design(np.arange(design.n_groups)[:, None], design.knots)
     found = []
-    coefficients = None
+    displacements = None
     for _ in range(turns):
-        mixture, coefficients = m_step(e_step(mixture, cells, 0.0), mixture, design, prior, before=coefficients)
+        mixture, displacements = m_step(e_step(mixture, cells, 0.0), mixture, design, prior, before=displacements)
         after = e_step(mixture, cells, 0.0)
-        found.append(free_energy(after, coefficients.penalty, mixture.log_shares(0.0)).free_energy)
+        found.append(free_energy(after, displacements.penalty, mixture.log_shares(0.0)).free_energy)
     return found
 
 
@@ -135,15 +135,15 @@ def test_free_energy_is_the_objective_at_the_proportions_of_the_pass(fairness: f
         mixture = replace(mixture, shares=shares)
         if done:
             break
-    _, coefficients = m_step(sums, mixture, design, prior)
-    terms = free_energy(e_step(mixture, cells, fairness), coefficients.penalty, mixture.log_shares(fairness))
+    _, displacements = m_step(sums, mixture, design, prior)
+    terms = free_energy(e_step(mixture, cells, fairness), displacements.penalty, mixture.log_shares(fairness))
     by_hand = terms.reconstruction + terms.h_c_given_g - terms.h_c_given_x + fairness * terms.i_gc + terms.prior
     assert float(terms.free_energy) == pytest.approx(float(by_hand), abs=1e-6)
     assert float(terms.free_energy) == pytest.approx(float(terms.prior - terms.log_likelihood))
 
 
 def test_reconstruction_is_the_squared_distance_from_the_branch() -> None:
-    cells, _, mixture, _, coefficients = fitted(4)
+    cells, _, mixture, _, displacements = fitted(4)
     table = mixture.log_shares(0.0)
     total = 0.0
     for group, rows in cells.chunks(mixture.n_components):
@@ -152,7 +152,7 @@ def test_reconstruction_is_the_squared_distance_from_the_branch() -> None:
         centres = (mixture.means + mixture.moves[group])[None] + torch.einsum("np,pmd->nmd", smooth, mixture.slopes)
         squares = (z[:, None] - centres).square().sum(2) / mixture.variances
         total += float((r * (squares + z.shape[1] * torch.log(2 * torch.pi * mixture.variances))).sum()) / 2
-    terms = free_energy(e_step(mixture, cells, 0.0), coefficients.penalty, table)
+    terms = free_energy(e_step(mixture, cells, 0.0), displacements.penalty, table)
     assert terms.reconstruction == pytest.approx(total / cells.n_cells, rel=1e-9)
 
 
@@ -160,8 +160,8 @@ def test_stale_proportions_cost_little_at_the_end_of_a_run() -> None:
     cells, design, mixture, prior, _ = fitted(60)
     sums = e_step(mixture, cells, 0.0)
     stale = mixture.log_shares(0.0)
-    _, coefficients = m_step(sums, mixture, design, prior)
-    terms = free_energy(sums, coefficients.penalty, stale)
+    _, displacements = m_step(sums, mixture, design, prior)
+    terms = free_energy(sums, displacements.penalty, stale)
     by_hand = terms.reconstruction + terms.h_c_given_g - terms.h_c_given_x + terms.prior
     assert float(terms.free_energy) == pytest.approx(float(by_hand), abs=1e-3)
 
@@ -233,9 +233,9 @@ def test_responsibilities_of_a_cell_far_from_everything() -> None:
 
 
 def test_displacements_of_levels_sum_to_zero_and_leave_cells_where_they_are() -> None:
-    _, _, _, _, coefficients = fitted(10)
-    for level in coefficients.levels:
-        torch.testing.assert_close(level.sum(0), torch.zeros_like(level[0]), atol=1e-8, rtol=0)
+    _, _, _, _, displacements = fitted(10)
+    for part in displacements.parts:  # every level is that of as many groups
+        torch.testing.assert_close(part.sum(0), torch.zeros_like(part[0]), atol=1e-8, rtol=0)
 
 
 def test_proportions_are_those_of_the_sums() -> None:

@@ -10,7 +10,7 @@ import torch
 
 from scfcmi.registration import Positions, Prior, m_step, register_again, registered
 from scfcmi.registration import _fit as fit_module
-from scfcmi.registration._mixture import Blocks, Coefficients, Sums, e_steps, free_energy, leverage
+from scfcmi.registration._mixture import Blocks, Displacements, Sums, e_steps, free_energy, leverage
 from scfcmi.registration._stack import picked, stacked
 
 from .test_mixture import TERMS, problem
@@ -29,14 +29,14 @@ def test_em_of_a_stack_is_that_of_each(numbers: int, large: bool, monkeypatch: p
     def em(which: list[int]) -> tuple[Any, ...]:
         cells = [problems[i][0] for i in which]
         mixture, prior = (stacked([problems[i][part] for i in which]) for part in (2, 3))
-        coefficients: Coefficients | None = None
+        displacements: Displacements | None = None
         for temperature in (2.0, 1.4, 1.0):
             sums = e_steps(mixture, Blocks.maybe(cells, mixture.n_components), fairness[which], temperature)
             prior = fit_module._refined(prior, sums, mixture, design)
             table = mixture.log_shares(fairness[which])
-            mixture, coefficients = m_step(sums, mixture, design, prior, before=coefficients)
-        terms = free_energy(sums, coefficients.penalty, table)
-        gained = (coefficients.penalty, coefficients.log_det, coefficients.gain)
+            mixture, displacements = m_step(sums, mixture, design, prior, before=displacements)
+        terms = free_energy(sums, displacements.penalty, table)
+        gained = (displacements.penalty, displacements.log_det, displacements.gain)
         return mixture, prior, sums, terms, *gained, leverage(sums.mass, mixture, design, prior)
 
     together = em([0, 1, 2])
@@ -91,7 +91,7 @@ def test_sums_of_another_kind_are_not_mixed_up() -> None:
     prior = Prior.of(torch.tensor(1.0), torch.tensor(2.0))
     assert picked(stacked([prior, prior]), 1) == prior
     zeros = torch.zeros(1)
-    parts = [Coefficients((zeros, zeros + i), zeros, (zeros,), zeros, zeros, (zeros,)) for i in range(2)]
-    assert float(picked(stacked(parts), 1).levels[1]) == 1.0
+    found = [Displacements((zeros, zeros + i), zeros, zeros, zeros, zeros) for i in range(2)]
+    assert float(picked(stacked(found), 1).parts[1]) == 1.0
     sums = Sums(*(torch.full((1,), float(i)) for i in range(7)))
     assert [float(value) for value in vars(picked(stacked([sums, sums]), 0)).values()] == list(range(7))
