@@ -124,7 +124,7 @@ def register(
     starts
         Where to begin: `"none"`, no displacement; `"centred"`, what levels and numbers explain on average is taken out;
         `"matched"`, mutual neighbours of different groups. With `"matched_fair"`, proportions are common to all groups
-        at first. Of several, the one that is ahead once they are cold goes on.
+        at first. Of several, the one that is ahead once they are cold goes on (:func:`_leading`).
     bins
         Quantiles of the numbers, which matching sees as levels, shape (n_cells, n_numbers), in the order of the cells.
     random_state
@@ -152,7 +152,7 @@ def register(
     if tell is not None:
         for name, energy in energies.items():
             tell(f"start {name}: free energy {energy:.4f}")
-    course = course.alone(int(course.evidence.argmin()))
+    course = course.alone(_leading(starts, course, some, design))
     if n_turns < rounds:
         course = _anneal(course, [some], design, fairness, turns[n_turns:], [False])
     mixture, prior, sums = picked(course.mixture, 0), picked(course.prior, 0), picked(course.sums, 0)
@@ -369,6 +369,33 @@ def _anneal(
         mixture, displacements = m_step(sums, mixture, design, prior, before=displacements)
         history.append(free_energy(sums, displacements.penalty, log_shares))
     return _Course(mixture, prior, displacements, tuple(history), e_steps(mixture, blocks, steady))
+
+
+def _leading(starts: Sequence[str], course: _Course, cells: Positions, design: Design) -> int:
+    """The start that goes on: that of the lowest free energy.
+
+    Centred groups, and groups that had the same proportions at first, look alike whatever they are made of; where one
+    lacks a type, the cost of what sets groups apart, I(G;C), speaks for the mistake. So among groups, such starts have
+    to outweigh what the best of the others has found them to have in common, H(G) − I(G;C), as far as it has done so
+    with smaller displacements.
+    """
+    energy = course.evidence.clone()
+    bold = torch.tensor([name == "centred" or name.endswith("_fair") for name in starts])
+    if bold.any() and not bold.all() and not design.n_smooth:
+        best = int(energy.masked_fill(bold, torch.inf).argmin())
+        share = torch.from_numpy(np.diff(cells.edges) / cells.n_cells)
+        in_common = -torch.xlogy(share, share).sum() - course.history[-1].i_gc[best]
+        displaced = _displaced(course.mixture)
+        energy[bold] += in_common * (1 - displaced[best] / displaced[bold].clamp_min(1e-12)).clamp_min(0)
+    return int(energy.argmin())
+
+
+def _displaced(mixture: Mixture) -> Tensor:
+    """How far cells of a group are displaced from those of all, root mean square, of each of a stack."""
+    share = (mixture.sizes.unsqueeze(-1) * mixture.shares).double()
+    moves = mixture.moves.double()
+    away = moves - torch.einsum("kgm,kgmd->kd", share, moves)[:, None, None]
+    return torch.einsum("kgm,kgmd->k", share, away.square()).sqrt()
 
 
 def _refined(prior: Prior, sums: Sums, mixture: Mixture, design: Design) -> Prior:

@@ -196,6 +196,22 @@ def test_best_start_is_kept(simulate: Any) -> None:
     assert fit.history["free_energy"][-1] == pytest.approx(alone[best].history["free_energy"][-1], abs=0.1)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_a_group_of_one_type_is_not_centred_onto_another(seed: int) -> None:
+    """Two types, of which one group has the rarer one only: centred, it would stand where the other group's mean is."""
+    rng = np.random.default_rng(seed)
+    types, codes = np.repeat([0, 1, 1], [350, 150, 260]), np.repeat([0, 0, 1], [350, 150, 260])
+    direction = np.zeros(20)
+    direction[:2] = 1.0
+    z = rng.normal(size=(len(types), 20)) + 5 * np.outer(types, direction) + np.outer(codes, 0.6 * rng.normal(size=20))
+    groups = read_groups(codes)
+    cells = Positions.of(torch.from_numpy(z.astype(np.float32)), groups.codes, 2)
+    fit = register(cells, Design.of(groups, read_continuous(None, len(z))), random_state=seed)
+    found = registered(fit.mixture, cells, 0.0)[0].numpy()
+    mean = {pair: found[(types == pair[0]) & (codes == pair[1])].mean(0) for pair in ((0, 0), (1, 0), (1, 1))}
+    assert np.linalg.norm(mean[1, 1] - mean[1, 0]) < np.linalg.norm(mean[1, 1] - mean[0, 0]) / 2
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_groups_are_not_taken_for_types(simulate: Any, seed: int) -> None:
     """One type in groups that lie farther apart than it is wide: components are those of all groups."""
