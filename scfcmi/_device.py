@@ -7,7 +7,7 @@ import re
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from functools import cache, wraps
 from typing import Any, ParamSpec, TypeVar
@@ -131,6 +131,11 @@ def check_devices(device: str, devices: int) -> int:
         msg = f"devices={n}, but PyTorch sees {torch.cuda.device_count()} CUDA devices. Use fewer or device='cpu'."
         raise ValueError(msg)
     return n
+
+
+def on_cpu_by_default() -> AbstractContextManager[Any]:
+    """Have tensors that name no device made on the CPU, whatever `torch.set_default_device` has been told."""
+    return nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu")
 
 
 class _Repeatable:
@@ -295,8 +300,15 @@ def side_by_side(
     if n < 2:
         yield from map(work, items)
         return
+    # Every thread has a mode of its own, and tensors made in one cannot be changed in the other.
+    inference = torch.is_inference_mode_enabled()
+
+    def as_here(item: T) -> R:
+        with torch.inference_mode(inference):
+            return work(item)
+
     with one_thread(), ThreadPoolExecutor(n, initializer=setattr, initargs=(_worker, "is_one", True)) as pool:
-        yield from pool.map(work, items)
+        yield from pool.map(as_here, items)
 
 
 @contextmanager

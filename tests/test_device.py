@@ -135,6 +135,19 @@ def test_what_is_no_work_for_several_threads_stays_on_one(alone: dict) -> None:
     assert set(own) == {threading.get_ident()}
 
 
+@pytest.mark.parametrize("inference", [False, True])
+def test_threads_are_in_the_mode_of_the_caller(inference: bool) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with torch.inference_mode(inference):
+            total = torch.zeros(4)
+            assert list(side_by_side(lambda i: total[i : i + 1].add_(i) is None, range(4))) == [False] * 4
+    finally:
+        torch.set_num_threads(before)
+    assert total.tolist() == [0, 1, 2, 3]
+
+
 def test_threads_do_not_start_threads() -> None:
     """What is done side by side on a thread that is one of several is done on it alone."""
 

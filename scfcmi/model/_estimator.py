@@ -18,7 +18,15 @@ from sklearn.utils import Tags, TransformerTags
 from sklearn.utils.validation import validate_data
 from tqdm import tqdm
 
-from scfcmi._device import check_devices, is_first_process, joined, one_thread, repeatable, resolve_device
+from scfcmi._device import (
+    check_devices,
+    is_first_process,
+    joined,
+    on_cpu_by_default,
+    one_thread,
+    repeatable,
+    resolve_device,
+)
 from scfcmi._options import OPTIONS, Preset, check_options
 from scfcmi._warn import warn
 from scfcmi.published import NetworkOptions, PublishedFit, fit_published
@@ -180,10 +188,11 @@ class FCMI(ClusterMixin, BaseEstimator):
         if names is None and 0 < len(set(own)) == source.shape[1]:
             names = tuple(own)
         self._forget()
-        if self.preset == "paper":
-            self._fit_as_published(source, found)
-        else:
-            self._fit_default(source, found, values, tell)
+        with on_cpu_by_default():
+            if self.preset == "paper":
+                self._fit_as_published(source, found)
+            else:
+                self._fit_default(source, found, values, tell)
         self.groups_, self.continuous_names_ = found, values.names
         self.feature_names_ = names
         self.n_clusters_evidence_["chosen"] = self.n_clusters_
@@ -380,13 +389,14 @@ class FCMI(ClusterMixin, BaseEstimator):
         if continuous is not None and isinstance(state, Registered):
             values = read_continuous(continuous, n).named(self.continuous_names_)
         for rows, block in source.chunks():
-            if isinstance(state, PublishedFit):
-                yield rows, Assignment(*state.assign(block))
-            else:
-                own = None if codes is None else codes[rows]
-                with one_thread():
-                    part = state.assign(block, own, None if values is None else values[rows])
-                yield rows, part
+            with on_cpu_by_default():
+                if isinstance(state, PublishedFit):
+                    part = Assignment(*state.assign(block))
+                else:
+                    own = None if codes is None else codes[rows]
+                    with one_thread():
+                        part = state.assign(block, own, None if values is None else values[rows])
+            yield rows, part
 
     def predict(self, X: Any, groups: ArrayLike | Mapping[str, ArrayLike] | None = None) -> NDArray[np.int64]:
         """Cluster of each cell.
@@ -549,7 +559,8 @@ class FCMI(ClusterMixin, BaseEstimator):
         from ._files import save_model
 
         self._check_fitted()
-        save_model(self, path, overwrite=overwrite)
+        with on_cpu_by_default():
+            save_model(self, path, overwrite=overwrite)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, device: str | None = None) -> Self:
@@ -583,7 +594,8 @@ class FCMI(ClusterMixin, BaseEstimator):
         """
         from ._files import load_model
 
-        return load_model(cls, path, device=device)
+        with on_cpu_by_default():
+            return load_model(cls, path, device=device)
 
     def _forget(self) -> None:
         """Drop what an earlier fit has left: not all fits set the same."""

@@ -234,7 +234,7 @@ def proba_of_clusters(
         rows = np.repeat(np.arange(len(part)), np.diff(some.indptr))
         where = torch.from_numpy(rows * n_clusters + cluster_of_leaf[some.indices]).to(device)
         weight = torch.from_numpy(some.data.astype(np.float32)).to(device)
-        total = torch.zeros(part.size, device=device).scatter_add_(0, where, weight)
+        total = weight.new_zeros(part.size).scatter_add_(0, where, weight)
         part[:] = total.reshape(part.shape).cpu().numpy()
     return proba
 

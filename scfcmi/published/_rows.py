@@ -77,7 +77,7 @@ def dense(block: Any, device: torch.device | str) -> Tensor:
         return torch.from_numpy(block if block.flags.writeable else block.copy()).to(device)
     block = sp.csr_matrix(block, dtype=np.float32)
     block.sum_duplicates()
-    out = torch.zeros(block.shape, device=device)
+    out = torch.zeros(block.shape, dtype=torch.float32, device=device)
     rows = torch.from_numpy(np.repeat(np.arange(block.shape[0]), np.diff(block.indptr))).to(device)
     columns = torch.from_numpy(block.indices.astype(np.int64)).to(device)
     out[rows, columns] = torch.from_numpy(block.data).to(device)

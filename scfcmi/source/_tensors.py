@@ -26,7 +26,7 @@ def dense_tensor(block: Block, device: torch.device | str) -> Tensor:
     if not block.has_canonical_format:
         block = block.copy()
         block.sum_duplicates()
-    out = torch.zeros(block.shape, device=device)
+    out = torch.zeros(block.shape, dtype=torch.float32, device=device)
     rows = torch.repeat_interleave(as_tensor(np.diff(block.indptr), device), output_size=block.nnz)
     out[rows, as_tensor(block.indices, device)] = as_tensor(block.data, device)
     return out

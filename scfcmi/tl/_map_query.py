@@ -11,6 +11,7 @@ import scipy.sparse as sp
 from anndata import AnnData
 from numpy.typing import NDArray
 
+from scfcmi._device import on_cpu_by_default
 from scfcmi._keys import DEFAULT_KEY, MAPPING, Keys
 from scfcmi._levels import level_names, meet, natural_order
 from scfcmi._warn import warn
@@ -148,14 +149,16 @@ def map_query(
     source = source.restricted(places[places >= 0])
     levels = [*model.groups_.levels, *unknown]
     codes = pd.Index(levels, dtype=object).get_indexer(pd.Index(names, dtype=object)).astype(np.int64)
-    if isinstance(model.state_, Registered):
-        source.settle()
-        state = restricted(model.state_, places >= 0)
-        for group in unknown:
-            state = _learned(state, group, np.flatnonzero(codes == levels.index(group)), names, source, values, model)
-        found = _assigned(state, source, codes, values)
-    else:
-        found = _published(model, source, places)
+    with on_cpu_by_default():
+        if isinstance(model.state_, Registered):
+            source.settle()
+            state = restricted(model.state_, places >= 0)
+            for group in unknown:
+                cells = np.flatnonzero(codes == levels.index(group))
+                state = _learned(state, group, cells, names, source, values, model)
+            found = _assigned(state, source, codes, values)
+        else:
+            found = _published(model, source, places)
     n_imputed = int((places < 0).sum())
     if n_imputed:
         what = "their mean in the reference is" if isinstance(model.state_, Registered) else "zeros are"

@@ -211,3 +211,20 @@ def test_nothing_global_is_changed(done: tuple[AnnData, FCMI], name: str, tmp_pa
         after = state()
     for what, value in before.items():
         assert after[what] == value, what
+
+
+@pytest.mark.parametrize("default", ["double", "device"])
+@pytest.mark.parametrize("name", CALLS)
+def test_defaults_of_pytorch_do_not_matter(done: tuple[AnnData, FCMI], name: str, default: str, tmp_path: Path) -> None:
+    """Users set them for other things in the same notebook; no tensor has data on the device `meta`."""
+    if default == "double":
+        torch.set_default_dtype(torch.float64)
+    else:
+        torch.set_default_device("meta")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            CALLS[name](done[0].copy(), done[1], tmp_path)
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
