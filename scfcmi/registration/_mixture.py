@@ -462,13 +462,18 @@ def m_step(
         starts with all of the displacements.
     """
     if mixture.means.ndim > 2 and mixture.moves.numel() > LARGE:
-
-        def alone(i: int) -> tuple[Mixture, Displacements]:
-            known = None if before is None else picked(before, i)
-            return m_step(picked(sums, i), picked(mixture, i), design, picked(prior, i), n_rounds, known)
-
-        each = list(side_by_side(alone, range(len(mixture.means)), device=mixture.means.device))
-        return stacked([one for one, _ in each]), stacked([one for _, one in each])
+        alone = [
+            m_step(
+                picked(sums, i),
+                picked(mixture, i),
+                design,
+                picked(prior, i),
+                n_rounds,
+                None if before is None else picked(before, i),
+            )
+            for i in range(len(mixture.means))
+        ]
+        return stacked([one for one, _ in alone]), stacked([one for _, one in alone])
     mass, first = sums.mass.double(), sums.first.double()
     precision = 1 / mixture.variances.double()[..., None]
     features = prior.features(mixture.means, design.n_groups)
