@@ -152,7 +152,7 @@ def register(
     if tell is not None:
         for name, energy in energies.items():
             tell(f"start {name}: free energy {energy:.4f}")
-    course = course.alone(_leading(starts, course, some, design))
+    course = course.alone(_leading(starts, course, some, design, fairness))
     if n_turns < rounds:
         course = _anneal(course, [some], design, fairness, turns[n_turns:], [False])
     mixture, prior, sums = picked(course.mixture, 0), picked(course.prior, 0), picked(course.sums, 0)
@@ -371,17 +371,17 @@ def _anneal(
     return _Course(mixture, prior, displacements, tuple(history), e_steps(mixture, blocks, steady))
 
 
-def _leading(starts: Sequence[str], course: _Course, cells: Positions, design: Design) -> int:
+def _leading(starts: Sequence[str], course: _Course, cells: Positions, design: Design, fairness: float) -> int:
     """The start that goes on: that of the lowest free energy.
 
     Centred groups, and groups that had the same proportions at first, look alike whatever they are made of; where one
     lacks a type, the cost of what sets groups apart, I(G;C), speaks for the mistake. So among groups, such starts have
     to outweigh what the best of the others has found them to have in common, H(G) − I(G;C), as far as it has done so
-    with smaller displacements.
+    with smaller displacements. Whoever asks for independence takes the risk.
     """
     energy = course.evidence.clone()
     bold = torch.tensor([name == "centred" or name.endswith("_fair") for name in starts])
-    if bold.any() and not bold.all() and not design.n_smooth:
+    if fairness == 0 and bold.any() and not bold.all() and not design.n_smooth:
         best = int(energy.masked_fill(bold, torch.inf).argmin())
         share = torch.from_numpy(np.diff(cells.edges) / cells.n_cells)
         in_common = -torch.xlogy(share, share).sum() - course.history[-1].i_gc[best]
