@@ -152,7 +152,7 @@ def register(
     if tell is not None:
         for name, energy in energies.items():
             tell(f"start {name}: free energy {energy:.4f}")
-    course = course.alone(_leading(starts, course, some, design, fairness))
+    course = course.alone(_leading(starts, course, design, fairness))
     if n_turns < rounds:
         course = _anneal(course, [some], design, fairness, turns[n_turns:], [False])
     mixture, prior, sums = picked(course.mixture, 0), picked(course.prior, 0), picked(course.sums, 0)
@@ -266,9 +266,8 @@ def _centred(cells: Positions, design: Design) -> Tensor:
 def _kmeans(points: Tensor, k: int, rng: np.random.Generator) -> KMeans:
     seed = int(rng.integers(2**31))
     with _LOCK, one_openmp_thread():
-        return KMeans(k, n_init=1, random_state=seed).fit(
-            points.cpu().double().numpy()
-        )  # which scikit-learn is quicker with
+        # scikit-learn is quicker in double precision.
+        return KMeans(k, n_init=1, random_state=seed).fit(points.cpu().double().numpy())
 
 
 def _labels(kmeans: KMeans, where: Tensor) -> Tensor:
@@ -371,7 +370,7 @@ def _anneal(
     return _Course(mixture, prior, displacements, tuple(history), e_steps(mixture, blocks, steady))
 
 
-def _leading(starts: Sequence[str], course: _Course, cells: Positions, design: Design, fairness: float) -> int:
+def _leading(starts: Sequence[str], course: _Course, design: Design, fairness: float) -> int:
     """The start that goes on: that of the lowest free energy.
 
     Centred groups, and groups that had the same proportions at first, look alike whatever they are made of; where one
@@ -383,7 +382,7 @@ def _leading(starts: Sequence[str], course: _Course, cells: Positions, design: D
     bold = torch.tensor([name == "centred" or name.endswith("_fair") for name in starts])
     if fairness == 0 and bold.any() and not bold.all() and not design.n_smooth:
         best = int(energy.masked_fill(bold, torch.inf).argmin())
-        share = torch.from_numpy(np.diff(cells.edges) / cells.n_cells)
+        share = course.mixture.sizes[best].double()
         in_common = -torch.xlogy(share, share).sum() - course.history[-1].i_gc[best]
         displaced = _displaced(course.mixture)
         energy[bold] += in_common * (1 - displaced[best] / displaced[bold].clamp_min(1e-12)).clamp_min(0)
