@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -124,27 +126,30 @@ def test_what_fails_side_by_side_is_raised() -> None:
     assert list(side_by_side(abs, [])) == []
 
 
-@pytest.mark.parametrize("alone", [{"n_rows": 100}, {"device": "meta"}], ids=["few rows", "not on the CPU"])
-def test_what_is_no_work_for_several_threads_stays_on_one(alone: dict) -> None:
+@contextmanager
+def threads(n: int) -> Iterator[None]:
+    """As many threads of PyTorch for a while."""
     before = torch.get_num_threads()
-    torch.set_num_threads(3)
+    torch.set_num_threads(n)
     try:
-        own = list(side_by_side(lambda _: threading.get_ident(), range(6), **alone))
+        yield
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("alone", [{"n_rows": 100}, {"device": "meta"}], ids=["few rows", "not on the CPU"])
+def test_what_is_no_work_for_several_threads_stays_on_one(alone: dict) -> None:
+    with threads(3):
+        own = list(side_by_side(lambda _: threading.get_ident(), range(6), **alone))
     assert set(own) == {threading.get_ident()}
 
 
 @pytest.mark.parametrize("inference", [False, True])
 def test_threads_are_in_the_mode_of_the_caller(inference: bool) -> None:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
+    with threads(2):
         with torch.inference_mode(inference):
             total = torch.zeros(4)
             assert list(side_by_side(lambda i: total[i : i + 1].add_(i) is None, range(4))) == [False] * 4
-    finally:
-        torch.set_num_threads(before)
     assert total.tolist() == [0, 1, 2, 3]
 
 
@@ -155,11 +160,7 @@ def test_threads_do_not_start_threads() -> None:
         time.sleep(0.01)
         return {threading.get_ident(), *side_by_side(lambda _: threading.get_ident(), range(4))}
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(3)
-    try:
+    with threads(3):
         seen = list(side_by_side(outer, range(6)))
-    finally:
-        torch.set_num_threads(before)
     assert all(len(own) == 1 for own in seen)
     assert len(set.union(*seen)) > 1
