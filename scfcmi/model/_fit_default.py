@@ -24,7 +24,7 @@ N_COMPS, HEIGHT, FRONT_CELLS = 50, 0.7, 20_000
 # Cells among which communities are looked for.
 LANDMARKS = 30_000
 # Cells whose votes are held at once.
-ASSIGNED = {"cpu": 2**17, "mps": 2**17, "cuda": 2**20}
+ASSIGNED = {"cpu": 2**16, "mps": 2**17, "cuda": 2**20}
 
 
 @dataclass(frozen=True)

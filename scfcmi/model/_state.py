@@ -19,7 +19,7 @@ RowsOf = Callable[[NDArray[np.int64]], Block]
 # A cell is unlike all others when its log-likelihood is so many robust standard deviations below the median.
 UNLIKE = 6.0
 # Cells whose probabilities are summed up at once.
-SUMMED = 2**17
+SUMMED = 2**14
 
 
 @dataclass(frozen=True)
