@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 from torch import Tensor
 
-from scfcmi._device import one_openmp_thread, pieces, side_by_side, smaller_when_full
+from scfcmi._device import one_openmp_thread, pieces, rows_at_once, side_by_side, smaller_when_full
 from scfcmi.source import stratified_sketch
 
 from ._design import Design
@@ -31,6 +31,7 @@ from ._mixture import (
     e_step,
     e_steps,
     free_energy,
+    joints,
     leverage,
     m_step,
     responsibilities,
@@ -507,6 +508,8 @@ def registered(
         n_components): it is taken out again, as if each had been left out. Otherwise cells of small groups are drawn
         onto the components, and what is one type falls into as many clusters as it has components.
     """
+    if not len(mixture.slopes) and cells.n_cells * mixture.n_components <= rows_at_once(TOGETHER):
+        return _registered_in_blocks(mixture, cells, fairness, own)
     log_shares = mixture.log_shares(fairness)
     position, likelihood = torch.empty_like(cells.z), torch.empty_like(cells.z[:, 0])
     component = torch.empty(len(cells.z), dtype=torch.int64, device=cells.z.device)
@@ -517,14 +520,35 @@ def registered(
         z, smooth, there = cells.z[rows], cells.smooth[rows], place[rows]
         r, likelihood[there] = responsibilities(mixture.log_joint(group, z, smooth, log_shares))
         found = z - mixture.displacement(group, r, smooth)
-        if own is not None:
-            again = r * (own[group] / (1 - own[group]))
-            found += again.sum(1, keepdim=True) * found - again @ mixture.means
-        position[there], component[there] = found, r.argmax(1)
+        position[there] = found if own is None else _left_out(found, r, own[group], mixture.means)
+        component[there] = r.argmax(1)
 
     for _ in side_by_side(put, cells.chunks(mixture.n_components), device=cells.z.device, n_rows=cells.n_cells):
         pass
     return position, component, likelihood
+
+
+def _registered_in_blocks(
+    mixture: Mixture, cells: Positions, fairness: float, own: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The same for all groups together, without smooth functions: many groups of few cells are as many small steps."""
+    one, blocks = stacked([mixture]), Blocks.of([cells], mixture.n_components)
+    found = []
+    for part, joint in joints(one, blocks, one.log_shares(fairness)):
+        r, likelihood = responsibilities(joint)
+        position = part.z - r @ mixture.moves[part.group]
+        if own is not None:
+            position = _left_out(position, r, own[part.group].unsqueeze(1), mixture.means)
+        found.append((part.rows(position), part.rows(r.argmax(2)), part.rows(likelihood)))
+    slot = torch.from_numpy(cells.slot).to(cells.z.device)
+    position, component, likelihood = (torch.cat(parts)[slot] for parts in zip(*found, strict=True))
+    return position, component, likelihood
+
+
+def _left_out(position: Tensor, r: Tensor, own: Tensor, means: Tensor) -> Tensor:
+    """Positions as if cells had no say in how they are displaced, given p(c | z) and their shares in it."""
+    again = r * (own / (1 - own))
+    return position + again.sum(-1, keepdim=True) * position - again @ means
 
 
 @smaller_when_full

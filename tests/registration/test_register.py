@@ -160,6 +160,30 @@ def test_tied_numbers_are_in_one_place() -> None:
     assert np.isfinite([low, high]).all()
 
 
+@pytest.mark.parametrize("left_out", [False, True])
+def test_few_cells_are_placed_together_where_they_would_be_group_by_group(
+    simulate: Any, monkeypatch: pytest.MonkeyPatch, left_out: bool
+) -> None:
+    cells = simulate(shift=3.0).cells
+    groups = np.repeat(np.arange(30), -(-cells.n_cells // 30))[: cells.n_cells]
+    cells = Positions.of(cells.z, np.random.default_rng(0).permutation(groups), 30)
+    fit = register(cells, Design.of(read_groups(groups.astype(str)), read_continuous(None, len(groups))), rounds=6)
+    own = fit.own if left_out else None
+    position, component, likelihood = registered(fit.mixture, cells, 0.0, own)
+    monkeypatch.setattr(fit_module, "TOGETHER", 0)
+    alone = registered(fit.mixture, cells, 0.0, own)
+    torch.testing.assert_close(position, alone[0], rtol=1e-4, atol=1e-4)
+    assert (component == alone[1]).float().mean() > 0.999
+    torch.testing.assert_close(likelihood, alone[2], rtol=1e-4, atol=1e-4)
+
+
+def test_no_cells_are_placed_nowhere(simulate: Any) -> None:
+    data = simulate(shift=3.0)
+    fit = register(data.cells, data.design, rounds=6)
+    none = Positions.of(data.cells.z[:0], np.empty(0, np.int64), data.design.n_groups)
+    assert [len(part) for part in registered(fit.mixture, none, 0.0)] == [0, 0, 0]
+
+
 @pytest.mark.parametrize("starts", [("none",), ("matched",), ("none", "matched")])
 def test_the_same_again(simulate: Any, starts: tuple[str, ...]) -> None:
     data = simulate(n=400)
