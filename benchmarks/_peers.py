@@ -53,11 +53,26 @@ def read(path: Path) -> ad.AnnData:
     """A data set as log-normalised values of at most 2,000 genes, with a layer of counts where there are any."""
     adata = ad.read_h5ad(path)
     adata.obs_names_make_unique()
-    values = adata.X.data
-    # FPKM and corrected counts are not whole, but no logarithm of normalised counts exceeds 30
-    if "counts" not in adata.layers and ((values == values.round()).mean() > 0.5 or values.max() > 30):
+    if "counts" not in adata.layers and is_counts(adata):
         adata = normalised(adata)
     return variable(adata)
+
+
+def is_counts(adata: ad.AnnData) -> bool:
+    """Whether `X` holds counts: FPKM and corrected counts are not whole, but no logarithm of normalised ones is 30."""
+    values = adata.X.data
+    return bool((values == values.round()).mean() > 0.5 or values.max() > 30)
+
+
+def read_counts(path: Path) -> ad.AnnData | None:
+    """The largest batch of a data set as counts of all genes, or nothing if there are none."""
+    adata = ad.read_h5ad(path)
+    adata.obs_names_make_unique()
+    if "counts" in adata.layers:
+        adata.X = adata.layers.pop("counts")
+    elif not is_counts(adata):
+        return None
+    return adata[(adata.obs["batch"] == adata.obs["batch"].value_counts().index[0]).to_numpy()].copy()
 
 
 def normalised(adata: ad.AnnData) -> ad.AnnData:
