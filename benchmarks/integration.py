@@ -1,80 +1,95 @@
-"""How well embeddings integrate batches and keep types, by scib-metrics, beside PCA, Harmony and scVI, in one run.
+"""How well embeddings integrate batches and keep types, by scib-metrics, beside PCA, Harmony and scVI.
 
-    python benchmarks/integration.py [--data DIR] [--files NAME ...] [--methods …] [--out DIR]
+    python benchmarks/integration.py [--sets …] [--seeds 0] [--methods …] [--resume] [--report]
 
 Scores are those of `scib_metrics.benchmark.Benchmarker` with its defaults, not rescaled between methods. The embedding
-of scfcmi is `obsm["X_fair_cluster"]`, with the curated number of types given.
+of scfcmi is `obsm["X_fair_cluster"]` as a user gets it, the number of clusters unknown. Types of one cell are left out:
+the scores are not defined for them.
 """
 
 from __future__ import annotations
 
-import argparse
+import sys
 import warnings
 from pathlib import Path
 
 import anndata as ad
 import numpy as np
 import pandas as pd
-from _peers import METHODS, OURS, PEERS, applies, ours, pca, read
-from _results import HERE
+from _peers import METHODS, OURS, PEERS, SETS, applies, ours, pca, read
+from _results import Rows, in_own_process, markdown, parser, provenance
 
-FILES = ["cellmix_3cl_3protocol", "pancreas_panc8_nebula_1k"]
-
-
-def add_embeddings(adata: ad.AnnData, seed: int, methods: list[str]) -> list[str]:
-    """Write one embedding per method to `obsm` and return their keys."""
-    names = []
-    for method in methods:
-        if not applies(method, adata):
-            continue
-        if method == OURS:
-            ours(adata, "batch", adata.obs["cell_type"].nunique(), seed)
-            adata.obsm[OURS] = np.asarray(adata.obsm["X_fair_cluster"])
-        else:
-            adata.obsm[method] = PEERS[method](adata, "batch", seed)
-        names.append(method)
-    return names
+KEYS = ["data", "method", "seed"]
 
 
-def main() -> None:
-    """Score every file and write a table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=HERE.parent.parent / "shared" / "data")
-    parser.add_argument("--files", nargs="+", default=FILES, help="stems of the files to use")
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=HERE / "results")
-    arguments = parser.parse_args()
-    files = [p for p in sorted(arguments.data.glob("*.h5ad")) if p.stem in arguments.files]
-    if not files:
-        print(f"skipped: no such .h5ad files in {arguments.data}")
-        return
+def embedding(method: str, adata: ad.AnnData, seed: int) -> np.ndarray:
+    """Positions of the cells, by one method."""
+    if method != OURS:
+        return PEERS[method](adata, "batch", seed)
+    ours(adata, "batch", None, seed)
+    return np.asarray(adata.obsm["X_fair_cluster"])
+
+
+def run(rows: Rows, folder: Path, name: str, methods: list[str], seeds: list[int]) -> None:
+    """Score all methods on one data set."""
     from scib_metrics.benchmark import Benchmarker
 
     warnings.filterwarnings("ignore")
-    tables = []
-    for path in files:
-        adata = read(path)
-        adata.obsm["raw"] = pca(adata, "batch", arguments.seed)
-        names = add_embeddings(adata, arguments.seed, arguments.methods)
+    adata = read(folder / f"{name}.h5ad")
+    counts = adata.obs["cell_type"].value_counts()
+    adata = adata[adata.obs["cell_type"].isin(counts.index[counts > 1]).to_numpy()].copy()
+    for column in ("batch", "cell_type"):
+        adata.obs[column] = adata.obs[column].astype(str).astype("category")
+    for seed in seeds:
+        wanted = [m for m in methods if applies(m, adata) and not rows.done(data=name, method=m, seed=seed)]
+        if not wanted:
+            continue
+        adata.obsm["raw"] = pca(adata, "batch", seed)
+        for method in wanted:
+            adata.obsm[method] = embedding(method, adata, seed)
         bench = Benchmarker(
-            adata, "batch", "cell_type", names, pre_integrated_embedding_obsm_key="raw", n_jobs=1, progress_bar=False
+            adata, "batch", "cell_type", wanted, pre_integrated_embedding_obsm_key="raw", n_jobs=1, progress_bar=False
         )
         bench.benchmark()
-        scores = bench.get_results(min_max_scale=False).drop("Metric Type")
-        tables.append(scores.astype(float).assign(data=path.stem).reset_index(names="method"))
-        print(tables[-1].round(3).to_string(), flush=True)
-    frame = pd.concat(tables)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    frame.to_csv(arguments.out / "integration.csv", index=False)
-    columns = [c for c in frame.columns if c not in ("data", "method")]
-    lines = ["| data | method | " + " | ".join(columns) + " |", "| --- | --- |" + " ---: |" * len(columns)]
-    lines += [
-        f"| {row['data']} | {row['method']} | " + " | ".join(f"{row[c]:.3f}" for c in columns) + " |"
-        for _, row in frame.iterrows()
-    ]
-    head = "# Integration scores\n\nMade by `benchmarks/integration.py` with scib-metrics, in one run.\n\n"
-    (arguments.out / "integration.md").write_text(head + "\n".join(lines) + "\n")
+        scores = bench.get_results(min_max_scale=False).drop("Metric Type").astype(float)
+        for method in wanted:
+            rows.add({"data": name, "method": method, "seed": seed} | scores.loc[method].to_dict())
+
+
+def report(frame: pd.DataFrame) -> str:
+    """Means over data sets, and every data set."""
+    about = "Scores of scib-metrics, larger is better; means over data sets, PCA as the start of all methods."
+    columns = [name for name in frame.columns if name not in KEYS]
+    by = frame.groupby("method", sort=False)
+    means = by[columns].mean()
+    means.insert(0, "sets", by["data"].nunique())
+    return (
+        "\n\n".join(
+            [
+                "# Integration scores",
+                provenance("integration.py", about),
+                markdown(means),
+                markdown(frame.groupby(["data", "method"])[columns].mean()),
+            ]
+        )
+        + "\n"
+    )
+
+
+def main() -> None:
+    """Score every data set and write a table."""
+    made = parser(__doc__, METHODS, SETS)
+    made.set_defaults(seeds=[0])
+    arguments = made.parse_args()
+    rows = Rows(arguments.out / "integration.csv", KEYS, resume=arguments.resume)
+    if not arguments.report:
+        sets = [name for name in arguments.sets if (arguments.data / f"{name}.h5ad").exists()]
+        if not sets:
+            sys.exit(f"skipped: none of the data sets is in {arguments.data}")
+        for name in sets:
+            asked = (rows, arguments.data, name, arguments.methods, arguments.seeds)
+            in_own_process(run, *asked, threads=arguments.threads)
+    (arguments.out / "integration.md").write_text(report(rows.read()))
 
 
 if __name__ == "__main__":
