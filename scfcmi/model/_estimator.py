@@ -497,7 +497,7 @@ class FCMI(ClusterMixin, BaseEstimator):
         >>> model.decode(model.transform(X), "b").shape
         (100, 5)
         """
-        self._check_fitted()
+        check_fitted(self)
         h = np.ascontiguousarray(embedding, np.float32)
         if h.ndim != 2 or h.shape[1] != self.n_dims_:
             msg = f"embedding has shape {h.shape}, but this model has {self.n_dims_} dimensions."
@@ -557,7 +557,7 @@ class FCMI(ClusterMixin, BaseEstimator):
         >>> bool((again.predict(X) == model.predict(X)).all())
         True
         """
-        self._check_fitted()
+        check_fitted(self)
         saved = Saved(
             params={name: getattr(self, name) for name, option in OPTIONS.items() if option.stored},
             network=self.network,
@@ -625,11 +625,6 @@ class FCMI(ClusterMixin, BaseEstimator):
         tags.input_tags.sparse = True
         return tags
 
-    def _check_fitted(self) -> None:
-        if not hasattr(self, "state_"):
-            msg = "This model is not fitted. Call `fit` first, or `FCMI.load` a saved one."
-            raise NotFittedError(msg)
-
     def _check(self, source: MatrixSource, groups: Groups, values: Continuous) -> None:
         n = source.shape[0]
         check_options({name: getattr(self, name) for name in OPTIONS})
@@ -653,10 +648,23 @@ class FCMI(ClusterMixin, BaseEstimator):
         check_devices(self.device, self.devices)
 
     def _source(self, X: Any) -> MatrixSource:
-        self._check_fitted()
+        check_fitted(self)
         source = as_source(X)
         validate_data(self, X if hasattr(X, "shape") else source, reset=False, skip_check_array=True)
         return source
+
+
+def check_fitted(model: FCMI) -> None:
+    """Refuse an estimator without a fit.
+
+    Parameters
+    ----------
+    model
+        The estimator.
+    """
+    if not hasattr(model, "state_"):
+        msg = "This model is not fitted. Call `fit` first, or `FCMI.load` a saved one."
+        raise NotFittedError(msg)
 
 
 @contextmanager
