@@ -21,9 +21,9 @@ from anndata import AnnData
 from matplotlib.axes import Axes
 
 from . import pl
+from ._adata import obs_column
 from ._keys import DEFAULT_KEY, Keys
 from ._recorded import recorded_scores
-from .tl._adata import obs_column
 
 PACKAGES = ("scfcmi", "anndata", "scanpy", "numpy", "scipy", "pandas", "scikit-learn", "torch", "matplotlib")
 # Below this a cell's cluster is a close call.

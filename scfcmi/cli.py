@@ -83,7 +83,7 @@ def _demo(arguments: argparse.Namespace) -> None:
     import scanpy as sc
 
     from scfcmi import datasets, tl
-    from scfcmi.pl._overview import overview
+    from scfcmi.pl import overview
 
     _say(f"Simulating {DEMO_CELLS} cells of 11 types, measured with two technologies ...")
     adata = datasets.mouse_atlas_like(DEMO_CELLS, DEMO_GENES, random_state=arguments.random_state)
@@ -114,7 +114,7 @@ def _cluster(arguments: argparse.Namespace) -> None:
     with _opened(arguments.input, in_memory=arguments.in_memory or arguments.raw_counts) as adata:
         from scfcmi import tl
         from scfcmi._device import is_first_process
-        from scfcmi.tl._predict_on_disk import store_run
+        from scfcmi.tl import store_run
 
         network = None
         if arguments.network:
@@ -187,7 +187,7 @@ def _map(arguments: argparse.Namespace) -> None:
     with _opened(arguments.input) as adata:
         from scfcmi import tl
         from scfcmi.model import FCMI
-        from scfcmi.tl._predict_on_disk import store_run
+        from scfcmi.tl import store_run
 
         tl.map_query(
             adata,
@@ -207,7 +207,7 @@ def _recut(arguments: argparse.Namespace) -> None:
     _check_kind(arguments)
     adata = _results(arguments.input, arguments.key)
     from scfcmi import tl
-    from scfcmi.tl._predict_on_disk import store_run
+    from scfcmi.tl import store_run
 
     key_added = arguments.key if arguments.key_added is None else arguments.key_added
     tl.recut(
@@ -228,7 +228,7 @@ def _diagnose(arguments: argparse.Namespace) -> None:
     results = _results(arguments.input, arguments.key)
     with _opened(arguments.input) as adata:
         from scfcmi import tl
-        from scfcmi.tl._predict_on_disk import store_run
+        from scfcmi.tl import store_run
 
         adata.uns.update(results.uns)
         adata.obsm.update(results.obsm)

@@ -48,7 +48,8 @@ from scfcmi.published._kmeans import kmeans
 from scfcmi.published._network import reset
 from scfcmi.published._replay import recording
 from scfcmi.published._rows import Rows, measure
-from scfcmi.published._training import Step, new_state, shuffled, terms_of
+from scfcmi.published._step import Step
+from scfcmi.published._training import new_state, shuffled, terms_of
 from scfcmi.source import Groups, as_source
 
 K = images.N_CLASSES

@@ -7,7 +7,7 @@ import math
 from numpy.typing import ArrayLike
 from scipy.optimize import linear_sum_assignment
 
-from ._encode import encode, table
+from scfcmi._encode import encode, table
 
 ROUND_OFF = 1e-9
 

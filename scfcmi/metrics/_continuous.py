@@ -6,9 +6,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.metrics import adjusted_mutual_info_score
 
+from scfcmi._encode import encode
 from scfcmi._numbers import check_count
-
-from ._encode import encode
 
 
 def continuous_dependence(clusters: ArrayLike, values: ArrayLike, *, n_bins: int = 10) -> float:

@@ -7,7 +7,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import entr
 
-from ._encode import Coded, encode, table
+from scfcmi._encode import Coded, encode, table
 
 
 def mnce(clusters: ArrayLike, groups: ArrayLike) -> float:

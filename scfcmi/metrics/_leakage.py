@@ -10,9 +10,8 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from scfcmi._encode import encode
 from scfcmi._numbers import check_count, check_seed
-
-from ._encode import encode
 
 
 def group_leakage(

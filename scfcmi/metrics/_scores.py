@@ -5,8 +5,9 @@ from __future__ import annotations
 from numpy.typing import ArrayLike
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
+from scfcmi._encode import encode
+
 from ._agreement import clustering_accuracy, f_beta
-from ._encode import encode
 from ._fairness import balance, conditional_fairness, mnce, nce
 
 

@@ -33,6 +33,7 @@ from scfcmi.published import NetworkOptions, PublishedFit, fit_published
 from scfcmi.source import Continuous, Groups, MatrixSource, as_source, one_group, read_continuous, read_groups
 
 from ._evidence import evidence_of, say_alternative
+from ._files import Saved, load_model, save_model
 from ._fit_default import fit_default
 from ._state import Assignment, Registered
 
@@ -496,7 +497,7 @@ class FCMI(ClusterMixin, BaseEstimator):
         >>> model.decode(model.transform(X), "b").shape
         (100, 5)
         """
-        self._check_fitted()
+        check_fitted(self)
         h = np.ascontiguousarray(embedding, np.float32)
         if h.ndim != 2 or h.shape[1] != self.n_dims_:
             msg = f"embedding has shape {h.shape}, but this model has {self.n_dims_} dimensions."
@@ -556,11 +557,21 @@ class FCMI(ClusterMixin, BaseEstimator):
         >>> bool((again.predict(X) == model.predict(X)).all())
         True
         """
-        from ._files import save_model
-
-        self._check_fitted()
+        check_fitted(self)
+        saved = Saved(
+            params={name: getattr(self, name) for name, option in OPTIONS.items() if option.stored},
+            network=self.network,
+            state=self.state_,
+            groups=self.groups_,
+            n_features=self.n_features_in_,
+            feature_names=self.feature_names_,
+            continuous_names=self.continuous_names_,
+            history=self.history_,
+            n_clusters_evidence=self.n_clusters_evidence_,
+            stopped=self.stopped_,
+        )
         with on_cpu_by_default():
-            save_model(self, path, overwrite=overwrite)
+            save_model(saved, path, overwrite=overwrite)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, device: str | None = None) -> Self:
@@ -592,10 +603,15 @@ class FCMI(ClusterMixin, BaseEstimator):
         >>> from scfcmi.model import FCMI
         >>> FCMI.load("atlas.safetensors")  # doctest: +SKIP
         """
-        from ._files import load_model
-
         with on_cpu_by_default():
-            return load_model(cls, path, device=device)
+            saved = load_model(path, device=device)
+        model = cls(**saved.params, network=saved.network)
+        model.state_, model.groups_, model.n_clusters_ = saved.state, saved.groups, saved.state.n_clusters
+        model.n_features_in_, model.feature_names_ = saved.n_features, saved.feature_names
+        model.continuous_names_ = saved.continuous_names
+        model.history_, model.stopped_ = saved.history, saved.stopped
+        model.n_clusters_evidence_ = saved.n_clusters_evidence
+        return model
 
     def _forget(self) -> None:
         """Drop what an earlier fit has left: not all fits set the same."""
@@ -608,11 +624,6 @@ class FCMI(ClusterMixin, BaseEstimator):
         tags.transformer_tags = TransformerTags(preserves_dtype=["float32"])
         tags.input_tags.sparse = True
         return tags
-
-    def _check_fitted(self) -> None:
-        if not hasattr(self, "state_"):
-            msg = "This model is not fitted. Call `fit` first, or `FCMI.load` a saved one."
-            raise NotFittedError(msg)
 
     def _check(self, source: MatrixSource, groups: Groups, values: Continuous) -> None:
         n = source.shape[0]
@@ -637,10 +648,23 @@ class FCMI(ClusterMixin, BaseEstimator):
         check_devices(self.device, self.devices)
 
     def _source(self, X: Any) -> MatrixSource:
-        self._check_fitted()
+        check_fitted(self)
         source = as_source(X)
         validate_data(self, X if hasattr(X, "shape") else source, reset=False, skip_check_array=True)
         return source
+
+
+def check_fitted(model: FCMI) -> None:
+    """Refuse an estimator without a fit.
+
+    Parameters
+    ----------
+    model
+        The estimator.
+    """
+    if not hasattr(model, "state_"):
+        msg = "This model is not fitted. Call `fit` first, or `FCMI.load` a saved one."
+        raise NotFittedError(msg)
 
 
 @contextmanager

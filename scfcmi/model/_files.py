@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -35,10 +35,6 @@ from scfcmi.source import Continuous, Factor, Groups, one_group
 
 from ._state import Registered
 
-if TYPE_CHECKING:
-    from ._estimator import FCMI
-
-Model = TypeVar("Model", bound="FCMI")
 Fail = Callable[[str], NoReturn]
 SUFFIX = ".safetensors"
 FORMAT, FORMAT_VERSION = "scfcmi.FCMI", 2
@@ -130,7 +126,37 @@ OF_ALL = {
 }
 
 
-def save_model(model: FCMI, path: str | os.PathLike[str], *, overwrite: bool) -> None:
+@dataclass(frozen=True)
+class Saved:
+    """What a file holds of a fitted model.
+
+    Parameters
+    ----------
+    params, network
+        Options of the estimator, and those of the published network.
+    state, groups
+        The fit, and the groups that it knows.
+    n_features, feature_names
+        Columns, and their names if they have any.
+    continuous_names
+        Names of the continuous attributes.
+    history, n_clusters_evidence, stopped
+        Terms of the objective, how the number of clusters was found, and why the fit ended.
+    """
+
+    params: Mapping[str, Any]
+    network: NetworkOptions | None
+    state: Registered | PublishedFit
+    groups: Groups
+    n_features: int
+    feature_names: tuple[str, ...] | None
+    continuous_names: tuple[str, ...]
+    history: dict[str, NDArray[np.float64]]
+    n_clusters_evidence: dict[str, Any]
+    stopped: dict[str, Any]
+
+
+def save_model(saved: Saved, path: str | os.PathLike[str], *, overwrite: bool) -> None:
     """Write a fitted model to a file that appears complete or not at all."""
     path = check_model_path(path, overwrite=overwrite)
 
@@ -138,7 +164,7 @@ def save_model(model: FCMI, path: str | os.PathLike[str], *, overwrite: bool) ->
         msg = f"The model cannot be saved: {what}."
         raise ValueError(msg)
 
-    document, tensors = _taken_apart(model, fail)
+    document, tensors = _taken_apart(saved, fail)
     _check_document(document, fail)
     found = {name: (_name_of(value.dtype), tuple(value.shape)) for name, value in tensors.items()}
     _check_shapes(found, document, fail)
@@ -169,8 +195,8 @@ def check_model_path(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
     return path
 
 
-def load_model(cls: type[Model], path: str | os.PathLike[str], *, device: str | None) -> Model:
-    """Read and check a file, then make the model."""
+def load_model(path: str | os.PathLike[str], *, device: str | None) -> Saved:
+    """Read and check a file; the model works on a device, by default that of the fit if it exists here."""
     path = Path(path)
     if device is not None:
         resolve_device(device)
@@ -187,26 +213,27 @@ def load_model(cls: type[Model], path: str | os.PathLike[str], *, device: str | 
     document, tensors = _read(path, fail)
     params = document["params"] | {"device": _device(document["params"]["device"], device)}
     state = _put_together(document, tensors, resolve_device(params["device"]), fail)
-    network = document["network"]
-    model = cls(**params, network=None if network is None else NetworkOptions.from_params(network))
-    model.state_, model.groups_, model.n_clusters_ = state, _groups(document), state.n_clusters
-    model.n_features_in_ = document["n_features"]
-    names = document["feature_names"]
-    model.feature_names_ = None if names is None else tuple(names)
-    model.continuous_names_ = tuple(document["continuous_names"])
-    model.history_ = {name: np.array(values, np.float64) for name, values in document["history"].items()}
-    evidence = document["n_clusters_evidence"]
-    model.n_clusters_evidence_ = {k: np.array(v) if isinstance(v, list) else v for k, v in evidence.items()}
-    model.stopped_ = dict(document["stopped"])
-    return model
+    network, names, evidence = document["network"], document["feature_names"], document["n_clusters_evidence"]
+    return Saved(
+        params=params,
+        network=None if network is None else NetworkOptions.from_params(network),
+        state=state,
+        groups=_groups(document),
+        n_features=document["n_features"],
+        feature_names=None if names is None else tuple(names),
+        continuous_names=tuple(document["continuous_names"]),
+        history={name: np.array(values, np.float64) for name, values in document["history"].items()},
+        n_clusters_evidence={k: np.array(v) if isinstance(v, list) else v for k, v in evidence.items()},
+        stopped=document["stopped"],
+    )
 
 
 # a model in parts ---------------------------------------------------------------------------------------------------
 
 
-def _taken_apart(model: FCMI, fail: Fail) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _taken_apart(saved: Saved, fail: Fail) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """What a file says, and what it holds."""
-    state = model.state_
+    state = saved.state
     if isinstance(state, PublishedFit):
         if state.options.encoder is not None or state.options.decoder is not None:
             fail("its network has modules of your own, which no file can hold; save their weights yourself")
@@ -214,26 +241,26 @@ def _taken_apart(model: FCMI, fail: Fail) -> tuple[dict[str, Any], dict[str, Ten
         preset, tensors = "paper", state.tensors()
     else:
         preset, (described, tensors) = "default", _registered_taken_apart(state)
-    names = model.feature_names_
+    names = saved.feature_names
     document = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "digest": NO_DIGEST,
         "preset": preset,
-        "params": {name: getattr(model, name) for name, option in OPTIONS.items() if option.stored},
-        "network": None if model.network is None else model.network.as_params(),
+        "params": saved.params,
+        "network": None if saved.network is None else saved.network.as_params(),
         "state": described,
-        "n_features": model.n_features_in_,
-        "levels": list(model.groups_.levels),
+        "n_features": saved.n_features,
+        "levels": list(saved.groups.levels),
         "factors": [
             {"name": factor.name, "levels": list(factor.levels), "of_group": factor.of_group}
-            for factor in model.groups_.factors
+            for factor in saved.groups.factors
         ],
-        "continuous_names": list(model.continuous_names_),
+        "continuous_names": list(saved.continuous_names),
         "feature_names": None if names is None else list(names),
-        "history": model.history_,
-        "n_clusters_evidence": model.n_clusters_evidence_,
-        "stopped": model.stopped_,
+        "history": saved.history,
+        "n_clusters_evidence": saved.n_clusters_evidence,
+        "stopped": saved.stopped,
         "versions": {name: version(name) for name in PACKAGES} | {"python": ".".join(map(str, sys.version_info[:3]))},
     }
     return _plain(document), tensors

@@ -6,6 +6,7 @@ from ._confidence import confidence, reliability
 from ._counterfactual import counterfactual
 from ._diagnose import diagnose
 from ._n_clusters import n_clusters
+from ._overview import overview as overview  # for the command line
 from ._summary import summary
 from ._tradeoff import tradeoff
 from ._training import training

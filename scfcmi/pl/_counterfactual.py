@@ -13,10 +13,10 @@ from matplotlib.colors import Colormap
 from natsort import natsorted
 from numpy.typing import NDArray
 
+from scfcmi._adata import check_adata, model_embedding, obs_column, obs_groups
 from scfcmi._keys import DEFAULT_KEY, Keys
 from scfcmi.model import FCMI
 from scfcmi.source import as_source, dense
-from scfcmi.tl._adata import check_adata, model_embedding, obs_column, obs_groups
 
 from ._layout import finish, panels
 from ._results import parameter

@@ -23,7 +23,7 @@ from torch import Tensor
 from scfcmi.source import Groups
 
 from ._options import NetworkOptions
-from ._training import State
+from ._step import State
 
 SUFFIX, KIND, VERSION = ".safetensors", "scfcmi.checkpoint", 2
 # Writing takes at most one part in this many of the time.

@@ -25,7 +25,8 @@ from ._network import Decoder, Encoder, Network, log_assignments, reset
 from ._options import NetworkOptions
 from ._processes import Tell, run_processes
 from ._rows import Rows, Scaling, dense, measure, piece
-from ._training import WEIGHTS, State, embed_all, new_state, stream, train
+from ._step import State
+from ._training import WEIGHTS, embed_all, new_state, stream, train
 
 FORMAT_VERSION = 1
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -17,9 +15,7 @@ from ._network import Decoder, is_recordable
 from ._options import NetworkOptions
 from ._rows import Rows
 from ._slots import Slots, arrange, enough
-
-if TYPE_CHECKING:
-    from ._training import State, Step
+from ._step import State, Step
 
 # Steps taken before the recording, in which libraries choose their kernels and ask for memory.
 BEFORE = 3

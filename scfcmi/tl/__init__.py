@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ._markers import markers as markers
     from ._match import match as match
     from ._predict_on_disk import predict_on_disk as predict_on_disk
+    from ._predict_on_disk import store_run as store_run
     from ._recut import recut as recut
     from ._tradeoff import tradeoff as tradeoff
     from ._umap import umap as umap
@@ -36,6 +37,7 @@ _MODULE_OF = {
     "umap": "_umap",
 }
 __all__ = list(_MODULE_OF)
+_MODULE_OF["store_run"] = "_predict_on_disk"  # for the command line
 
 
 def __getattr__(name: str) -> Any:

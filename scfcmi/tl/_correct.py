@@ -10,12 +10,11 @@ import scipy.sparse as sp
 from anndata import AnnData
 from numpy.typing import NDArray
 
+from scfcmi._adata import check_adata, groups_of_run, obs_groups, params_of, probabilities, storable_keys, writable
 from scfcmi._keys import CORRECTED, DEFAULT_KEY, Keys, checked_name
 from scfcmi._numbers import check_real
-from scfcmi.model._state import best_leaf
+from scfcmi.model import best_leaf
 from scfcmi.source import Groups, MatrixSource, dense, normalise_rows, select_source
-
-from ._adata import check_adata, groups_of_run, obs_groups, params_of, probabilities, storable_keys, writable
 
 # Cells of a group in a place at which its own deviation there counts half, next to that of the group as a whole.
 PRIOR_CELLS = 5.0

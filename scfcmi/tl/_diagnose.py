@@ -13,11 +13,10 @@ from anndata import AnnData
 from numpy.typing import NDArray
 from scipy.stats import norm, poisson
 
+from scfcmi._adata import check_adata, groups_of_run, obs_column, obs_groups, storable_keys, writable
+from scfcmi._encode import Coded, encode, table
 from scfcmi._keys import DEFAULT_KEY, Keys
-from scfcmi.metrics._encode import Coded, encode, table
 from scfcmi.source import Groups, MatrixSource, dense, select_source
-
-from ._adata import check_adata, groups_of_run, obs_column, obs_groups, storable_keys, writable
 
 # A group is missing from a cluster if it has less than this share of the cells that its size lets one expect, and less
 # than chance explains: the probability of so few, times the number of pairs of a cluster and a group, is below ALPHA.

@@ -8,11 +8,10 @@ from typing import NamedTuple
 import pandas as pd
 from anndata import AnnData
 
+from scfcmi._adata import attribute_keys, obs_column, obs_labels
 from scfcmi._levels import level_names
 from scfcmi.metrics import cluster_composition, clustering_scores
 from scfcmi.source import BETWEEN
-
-from ._adata import attribute_keys, obs_column, obs_labels
 
 
 class Evaluation(NamedTuple):

@@ -10,18 +10,7 @@ import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from scfcmi._keys import DEFAULT_KEY, DEFAULT_MASK, TREE, Keys, entry_name
-from scfcmi._levels import natural_order
-from scfcmi._numbers import check_count, check_seed
-from scfcmi._options import OPTIONS, Preset
-from scfcmi.communities import THRESHOLD
-from scfcmi.metrics import clustering_scores, continuous_dependence
-from scfcmi.model import FCMI, Assignment, Registered
-from scfcmi.model._several import fit_several
-from scfcmi.published import NetworkOptions
-from scfcmi.source import Continuous, Groups, select_source
-
-from ._adata import (
+from scfcmi._adata import (
     attribute_keys,
     check_adata,
     drop_results,
@@ -33,6 +22,16 @@ from ._adata import (
     storable_keys,
     writable,
 )
+from scfcmi._keys import DEFAULT_KEY, DEFAULT_MASK, TREE, Keys, entry_name
+from scfcmi._levels import natural_order
+from scfcmi._numbers import check_count, check_seed
+from scfcmi._options import OPTIONS, Preset
+from scfcmi.communities import THRESHOLD
+from scfcmi.metrics import clustering_scores, continuous_dependence
+from scfcmi.model import FCMI, Assignment, Registered, fit_several
+from scfcmi.published import NetworkOptions
+from scfcmi.source import Continuous, Groups, select_source
+
 from ._design import describe_design
 
 

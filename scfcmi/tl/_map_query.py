@@ -11,16 +11,7 @@ import scipy.sparse as sp
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from scfcmi._device import on_cpu_by_default
-from scfcmi._keys import DEFAULT_KEY, MAPPING, Keys
-from scfcmi._levels import level_names, meet, natural_order
-from scfcmi._warn import warn
-from scfcmi.model import FCMI, Assignment, Registered
-from scfcmi.model._new_groups import restricted, with_new_group
-from scfcmi.published import PublishedFit
-from scfcmi.source import BETWEEN, MatrixSource, dense, select_source
-
-from ._adata import (
+from scfcmi._adata import (
     attribute_keys,
     check_adata,
     check_model,
@@ -31,6 +22,14 @@ from ._adata import (
     storable_keys,
     writable,
 )
+from scfcmi._device import on_cpu_by_default
+from scfcmi._keys import DEFAULT_KEY, MAPPING, Keys
+from scfcmi._levels import level_names, meet, natural_order
+from scfcmi._warn import warn
+from scfcmi.model import FCMI, Assignment, Registered, restricted, with_new_group
+from scfcmi.published import PublishedFit
+from scfcmi.source import BETWEEN, MatrixSource, dense, select_source
+
 from ._fair_cluster import write_assignment
 
 NewGroups = Literal["error", "fit"]

@@ -12,12 +12,11 @@ from anndata import AnnData
 from numpy.typing import NDArray
 from scipy.stats import false_discovery_control, norm
 
+from scfcmi._adata import attribute_keys, check_adata, groups_of_run, obs_column, obs_groups
 from scfcmi._device import threads_kept
 from scfcmi._keys import DEFAULT_KEY
 from scfcmi._numbers import check_count
 from scfcmi.source import select_source
-
-from ._adata import attribute_keys, check_adata, groups_of_run, obs_column, obs_groups
 
 Method = Literal["wilcoxon", "t-test", "t-test_overestim_var"]
 

@@ -7,10 +7,9 @@ import pandas as pd
 from anndata import AnnData
 from scipy.optimize import linear_sum_assignment
 
+from scfcmi._adata import check_adata, drop_results, obs_column, writable
 from scfcmi._keys import DEFAULT_KEY, Keys
 from scfcmi._levels import level_names, natural_order
-
-from ._adata import check_adata, drop_results, obs_column, writable
 
 
 def match(

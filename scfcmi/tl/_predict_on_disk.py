@@ -13,13 +13,7 @@ from anndata.io import read_elem
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from scfcmi._keys import CORRECTED, DEFAULT_KEY, MAPPING, Keys, checked_name
-from scfcmi._replace import replacing
-from scfcmi.model import FCMI
-from scfcmi.published import PublishedFit
-from scfcmi.source import MatrixSource, copied, leave_on_disk, open_store, select_source
-
-from ._adata import (
+from scfcmi._adata import (
     attribute_keys,
     check_adata,
     check_model,
@@ -30,6 +24,12 @@ from ._adata import (
     stale_results,
     storable_keys,
 )
+from scfcmi._keys import CORRECTED, DEFAULT_KEY, MAPPING, Keys, checked_name
+from scfcmi._replace import replacing
+from scfcmi.model import FCMI
+from scfcmi.published import PublishedFit
+from scfcmi.source import MatrixSource, copied, leave_on_disk, open_store, select_source
+
 from ._fair_cluster import clusters_of, record_of
 
 # Of a row of `obs` and of the record, generously.

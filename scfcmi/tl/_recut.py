@@ -9,14 +9,7 @@ import numpy as np
 import scipy.sparse as sp
 from anndata import AnnData
 
-from scfcmi._keys import CORRECTED, DEFAULT_KEY, MAPPING, TREE, Keys
-from scfcmi._numbers import check_count, check_real
-from scfcmi.communities import Tree
-from scfcmi.model import Assignment
-from scfcmi.model._evidence import evidence_of
-from scfcmi.model._state import best_leaf, largest_first, proba_of_clusters
-
-from ._adata import (
+from scfcmi._adata import (
     check_adata,
     drop_results,
     obs_continuous,
@@ -27,6 +20,11 @@ from ._adata import (
     stale_results,
     writable,
 )
+from scfcmi._keys import CORRECTED, DEFAULT_KEY, MAPPING, TREE, Keys
+from scfcmi._numbers import check_count, check_real
+from scfcmi.communities import Tree
+from scfcmi.model import Assignment, best_leaf, evidence_of, largest_first, proba_of_clusters
+
 from ._fair_cluster import clusters_of, scores_of, write_assignment
 
 # What a record says of the labels that were there, and nobody can say of those of another cut.

@@ -12,6 +12,7 @@ from anndata import AnnData
 from numpy.typing import NDArray
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
+from scfcmi._adata import check_adata, obs_groups, obs_labels
 from scfcmi._keys import DEFAULT_MASK
 from scfcmi._numbers import check_real
 from scfcmi._options import OPTIONS, Preset
@@ -19,8 +20,6 @@ from scfcmi.metrics import clustering_scores
 from scfcmi.model import FCMI
 from scfcmi.published import NetworkOptions
 from scfcmi.source import select_source
-
-from ._adata import check_adata, obs_groups, obs_labels
 
 WITH_LABELS = ("nmi", "ari", "conditional_fairness")
 DEFAULT_VALUES = (0, 0.25, 0.5, 0.75, 1)

@@ -6,12 +6,11 @@ import numpy as np
 import scanpy as sc
 from anndata import AnnData
 
+from scfcmi._adata import check_adata, writable
 from scfcmi._device import threads_kept
 from scfcmi._keys import DEFAULT_KEY, Keys, checked_name
 from scfcmi._numbers import check_count, check_real, check_seed
 from scfcmi.source import dense, select_source
-
-from ._adata import check_adata, writable
 
 MIN_CELLS = 4
 # The spread of scanpy's layout, which no distance may exceed.

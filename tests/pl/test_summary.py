@@ -8,7 +8,7 @@ import pytest
 from anndata import AnnData
 
 import scfcmi as sf
-from scfcmi.pl._overview import overview
+from scfcmi.pl import overview
 
 
 def test_a_page_has_six_parts(run: AnnData) -> None:

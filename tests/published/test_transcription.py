@@ -18,7 +18,8 @@ from scfcmi.published._kmeans import kmeans
 from scfcmi.published._network import Dense, Network
 from scfcmi.published._rows import Rows, Scaling
 from scfcmi.published._slots import Slots
-from scfcmi.published._training import BATCHES, CENTRES, State, Step, new_state, shuffled, stream, terms_of
+from scfcmi.published._step import State, Step
+from scfcmi.published._training import BATCHES, CENTRES, new_state, shuffled, stream, terms_of
 from scfcmi.source import Groups, as_source
 
 from .conftest import make_cells

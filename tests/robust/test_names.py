@@ -13,11 +13,11 @@ from anndata import AnnData
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from scfcmi._adata import attribute_keys, drop_results, obs_column, obs_continuous, obs_groups, stale_results
 from scfcmi._keys import Keys, checked_name, entry_name, name_of_entry
 from scfcmi._levels import level_names, meet, natural_order
 from scfcmi._numbers import check_count, check_real, check_seed
 from scfcmi.source import read_groups
-from scfcmi.tl._adata import attribute_keys, drop_results, obs_column, obs_continuous, obs_groups, stale_results
 
 from .conftest import times
 

@@ -12,7 +12,7 @@ from anndata import AnnData
 from numpy.typing import NDArray
 
 from scfcmi._keys import CORRECTED, MAPPING, Keys
-from scfcmi.model import FCMI
+from scfcmi.model import FCMI, check_fitted
 from scfcmi.source import Continuous, Groups, combine_groups, read_continuous, read_groups
 
 
@@ -97,7 +97,7 @@ def check_model(model: Any) -> None:
     if not isinstance(model, FCMI):
         msg = f"model must be a fitted scfcmi.model.FCMI, not {type(model).__name__}; `FCMI.load` reads a saved one."
         raise TypeError(msg)
-    model._check_fitted()
+    check_fitted(model)
 
 
 def model_embedding(adata: AnnData, keys: Keys, model: Any) -> NDArray[np.float32]:

@@ -10,8 +10,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics.cluster import contingency_matrix
 
-from scfcmi._levels import as_column
-from scfcmi._levels import natural_order as natural_order
+from scfcmi._levels import as_column, natural_order
 
 
 class Coded(NamedTuple):
