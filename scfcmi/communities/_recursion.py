@@ -18,7 +18,7 @@ from scfcmi.source import Block
 
 from ._leiden import connectivities, small_clusters
 from ._neighbours import Index, local_dimension
-from ._tree import Links, Tree, merge_tree
+from ._tree import Links, Tree, merge_tree, widest_first
 from ._valley import TELLING, Valleys, by_label
 
 N_NEIGHBOURS = 15
@@ -138,7 +138,8 @@ def find_communities(
     for i, j, link in zip(*found.upper.merges.T, found.upper.link, strict=True):
         nodes.append(forest.join(nodes[i], nodes[j], float(link)))
     tree, leaf_of_node = forest.tree()
-    return tree, _renumbered(found.look, leaf_of_node).to(position.device)
+    look = _renumbered(found.look, leaf_of_node)
+    return widest_first(tree, look.leaf, position.cpu().numpy()), look.to(position.device)
 
 
 class _Forest:

@@ -229,6 +229,36 @@ def merge_tree(links: Links, valley: Callable[[list[int], list[int]], float] | N
     return Tree(np.array(merges, np.int64).reshape(-1, 2), found)
 
 
+def widest_first(tree: Tree, leaf: NDArray[np.int64], position: NDArray[np.floating]) -> Tree:
+    """The tree with the steps within clusters in another order: what lies far apart is joined last, and cut first.
+
+    Links from the threshold on are all those of one cluster, and say little alone: the squared distance between the
+    middles of two parts over their link decides. Numbers of clusters at a resolution stay what they are.
+
+    Parameters
+    ----------
+    tree
+        As links made it.
+    leaf, position
+        Leaf and position of every point, shapes (n_points,) and (n_points, n_dims).
+    """
+    n, n_steps = tree.n_leaves, len(tree.merges)
+    count, total = np.zeros(n + n_steps), np.zeros((n + n_steps, position.shape[1]))
+    np.add.at(count, leaf, 1)
+    np.add.at(total, leaf, position)
+    apart = np.zeros(n + n_steps)
+    for node, pair, link in zip(range(n, n + n_steps), tree.merges, tree.link, strict=True):
+        count[node], total[node] = count[pair].sum(), total[pair].sum(axis=0)
+        middle = total[pair] / np.maximum(count[pair], 1)[:, None]
+        # What holds parts that are far apart is joined after them.
+        apart[node] = max(np.square(middle[0] - middle[1]).sum() / max(link, THRESHOLD), *apart[pair])
+    n_within = int((tree.link >= THRESHOLD).sum())
+    order = np.concatenate([np.argsort(apart[n : n + n_within], kind="stable"), np.arange(n_within, n_steps)])
+    number = np.arange(n + n_steps)
+    number[n + order] = n + np.arange(n_steps)
+    return Tree(number[tree.merges[order]], tree.link)
+
+
 def _strongest(
     link: NDArray[np.float64], final: NDArray[np.bool_], look: Callable[[int, int], None]
 ) -> tuple[int, int]:

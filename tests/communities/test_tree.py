@@ -10,7 +10,7 @@ import scipy.sparse as sp
 
 from scfcmi.communities import THRESHOLD, Tree
 from scfcmi.communities import _tree as tree_module
-from scfcmi.communities._tree import Links, homogeneous_link, merge_tree
+from scfcmi.communities._tree import Links, homogeneous_link, merge_tree, widest_first
 
 
 def links_of(table: np.ndarray, counts: np.ndarray, dimension: float = 4.0) -> Links:
@@ -92,9 +92,35 @@ def test_every_node_is_joined_once() -> None:
     assert sorted(tree.merges.ravel().tolist()) == list(range(22))
 
 
+def test_within_clusters_what_lies_far_apart_is_cut_first() -> None:
+    # Two clusters of two parts each: those of the first are linked less, those of the second lie farther apart.
+    tree = Tree(np.array([[2, 3], [0, 1], [4, 5]]), np.array([1.5, 1.0, 0.1]))
+    position = np.array([[0.0], [1.0], [10.0], [15.0]])
+    found = widest_first(tree, np.arange(4), position)
+    assert [cut.tolist() for cut in map(found.cut, (1, 2, 3, 4))] == [[0] * 4, [0, 0, 1, 1], [0, 0, 1, 2], [0, 1, 2, 3]]
+    np.testing.assert_array_equal(found.link, tree.link)
+    # A link that is weaker by more than that is cut first after all.
+    tree = Tree(tree.merges, np.array([50.0, 1.0, 0.1]))
+    assert widest_first(tree, np.arange(4), position).cut(3).tolist() == [0, 1, 2, 2]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_order_within_clusters_leaves_clusters_as_they_are(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    tree = merge_tree(random_links(20, seed))
+    tree = Tree(tree.merges, tree.link * THRESHOLD / tree.link[9])  # ten steps within clusters, or more
+    found = widest_first(tree, rng.integers(0, 20, 200), rng.normal(size=(200, 3)))
+    assert found.fault() is None
+    assert found.n_clusters() == tree.n_clusters() <= 10
+    for k in range(1, tree.n_clusters() + 1):
+        np.testing.assert_array_equal(found.cut(k), tree.cut(k))
+    assert sorted(found.merges.ravel().tolist()) == list(range(38))
+
+
 def test_one_leaf_and_none() -> None:
     tree = merge_tree(links_of(np.ones((1, 1)), np.array([5.0])))
     assert (tree.n_leaves, tree.n_clusters(), tree.cut(1).tolist()) == (1, 1, [0])
+    assert widest_first(tree, np.zeros(3, np.int64), np.ones((3, 2))).n_leaves == 1
 
 
 def test_clusters_without_links_are_joined_last() -> None:
