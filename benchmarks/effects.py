@@ -63,6 +63,9 @@ def run(method: str, rows: Rows, folder: Path, sets: list[str], seeds: list[int]
 def report(frame: pd.DataFrame) -> str:
     """Means over data sets and seeds, and by data set."""
     frame = frame.rename(columns={"missing": "type missing"})
+    frame = frame.sort_values(
+        ["size", "type missing", "method"], key=lambda c: c.map(METHODS.index) if c.name == "method" else c
+    )
     about = (
         "Random halves of the largest batch; in one of them the counts of two fifths of the genes are multiplied by "
         "exp(N(0, *size*²)). *type missing*: that half without its second largest type. *cf* is 1 − I(G;C|Y)/H(G|Y)."
