@@ -72,6 +72,11 @@ def read_counts(path: Path) -> ad.AnnData | None:
         adata.X = adata.layers.pop("counts")
     elif not is_counts(adata):
         return None
+    return largest_batch(adata)
+
+
+def largest_batch(adata: ad.AnnData) -> ad.AnnData:
+    """The cells of the largest batch alone."""
     return adata[(adata.obs["batch"] == adata.obs["batch"].value_counts().index[0]).to_numpy()].copy()
 
 

@@ -74,6 +74,14 @@ def parser(doc: str, methods: Sequence[str] = (), sets: Sequence[str] | None = N
     return made
 
 
+def at_hand(arguments: argparse.Namespace) -> list[str]:
+    """The data sets that were asked for and are in the folder; ends the program if none is."""
+    sets = [name for name in arguments.sets if (arguments.data / f"{name}.h5ad").exists()]
+    if not sets:
+        raise SystemExit(f"skipped: none of the data sets is in {arguments.data}")
+    return sets
+
+
 def in_own_process(work: Callable[..., None], *arguments: Any, threads: int) -> None:
     """Call a function in a fresh Python, in which every library has this many threads; its failure is ours."""
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")

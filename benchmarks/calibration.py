@@ -9,14 +9,13 @@ the ROC curve with which confidence tells right cells from wrong ones.
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from _peers import NUMBERS, SETS, ours, read
-from _results import Rows, in_own_process, markdown, parser, provenance
+from _results import Rows, at_hand, in_own_process, markdown, parser, provenance
 from _scores import calibration
 from sklearn.metrics import roc_auc_score
 
@@ -80,9 +79,7 @@ def main() -> None:
     rows = Rows(arguments.out / "calibration.csv", KEYS, resume=arguments.resume)
     bins = Rows(arguments.out / "calibration_bins.csv", BIN_KEYS)
     if not arguments.report:
-        sets = [name for name in arguments.sets if (arguments.data / f"{name}.h5ad").exists()]
-        if not sets:
-            sys.exit(f"skipped: none of the data sets is in {arguments.data}")
+        sets = at_hand(arguments)
         in_own_process(run, rows, bins, arguments.data, sets, arguments.seeds, threads=arguments.threads)
     (arguments.out / "calibration.md").write_text(report(rows.read(), bins.read(), arguments.out))
 

@@ -9,14 +9,13 @@ those of all genes within batches before and after.
 
 from __future__ import annotations
 
-import sys
 from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from _peers import read
-from _results import Rows, in_own_process, markdown, parser, provenance
+from _results import Rows, at_hand, in_own_process, markdown, parser, provenance
 from scipy.stats import spearmanr
 
 import scfcmi
@@ -107,9 +106,7 @@ def main() -> None:
     arguments = parser(__doc__, sets=SETS).parse_args()
     rows = Rows(arguments.out / "correction.csv", KEYS, resume=arguments.resume)
     if not arguments.report:
-        sets = [name for name in arguments.sets if (arguments.data / f"{name}.h5ad").exists()]
-        if not sets:
-            sys.exit(f"skipped: none of the data sets is in {arguments.data}")
+        sets = at_hand(arguments)
         in_own_process(run, rows, arguments.data, sets, arguments.seeds, threads=arguments.threads)
     (arguments.out / "correction.md").write_text(report(rows.read()))
 

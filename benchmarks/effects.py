@@ -10,14 +10,13 @@ the same cells are of the same types, and labels should be what they were.
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import anndata as ad
 import numpy as np
 import pandas as pd
 from _peers import OURS, SETS, clustered, normalised, read_counts, variable
-from _results import Rows, in_own_process, markdown, parser, provenance
+from _results import Rows, at_hand, in_own_process, markdown, parser, provenance
 from _scores import scores
 from scipy import sparse
 
@@ -90,14 +89,11 @@ def main() -> None:
     arguments = made.parse_args()
     rows = Rows(arguments.out / "effects.csv", KEYS, resume=arguments.resume)
     if not arguments.report:
-        sets = [name for name in arguments.sets if (arguments.data / f"{name}.h5ad").exists()]
-        if not sets:
-            sys.exit(f"skipped: none of the data sets is in {arguments.data}")
+        sets = at_hand(arguments)
         for method in arguments.methods:
             asked = (method, rows, arguments.data, sets, arguments.seeds, arguments.sizes)
             in_own_process(run, *asked, threads=arguments.threads)
-    frame = rows.read()
-    (arguments.out / "effects.md").write_text(report(frame))
+    (arguments.out / "effects.md").write_text(report(rows.read()))
 
 
 if __name__ == "__main__":

@@ -10,14 +10,13 @@ mixed there, so that labels for one random split and for another should agree as
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import anndata as ad
 import numpy as np
 import pandas as pd
-from _peers import OURS, SETS, Labels, clustered, read
-from _results import Rows, in_own_process, markdown, parser, provenance
+from _peers import OURS, SETS, Labels, clustered, largest_batch, read
+from _results import Rows, at_hand, in_own_process, markdown, parser, provenance
 from sklearn.metrics import adjusted_rand_score as ari
 
 import scfcmi
@@ -38,8 +37,7 @@ def split(method: str, rows: Rows, folder: Path, sets: list[str], seeds: list[in
     for name in sets:
         if all(rows.done(data=name, method=method, seed=seed) for seed in seeds):
             continue
-        adata = read(folder / f"{name}.h5ad")
-        adata = adata[(adata.obs["batch"] == adata.obs["batch"].value_counts().index[0]).to_numpy()].copy()
+        adata = largest_batch(read(folder / f"{name}.h5ad"))
         types = adata.obs["cell_type"].astype(str)
         for seed in seeds:
             if rows.done(data=name, method=method, seed=seed):
@@ -192,9 +190,7 @@ def main() -> None:
     deletions = Rows(out / "harm_deletion.csv", DELETION_KEYS, resume=resume)
     alarms = Rows(out / "harm_alarms.csv", ALARM_KEYS, resume=resume)
     if not arguments.report:
-        sets = [name for name in arguments.sets if (arguments.data / f"{name}.h5ad").exists()]
-        if not sets:
-            sys.exit(f"skipped: none of the data sets is in {arguments.data}")
+        sets = at_hand(arguments)
         for method in arguments.methods:
             asked = (arguments.data, sets, arguments.seeds)
             if "split" in arguments.parts:

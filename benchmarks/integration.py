@@ -9,7 +9,6 @@ the scores are not defined for them.
 
 from __future__ import annotations
 
-import sys
 import warnings
 from pathlib import Path
 
@@ -17,7 +16,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 from _peers import METHODS, OURS, PEERS, SETS, applies, ours, pca, read
-from _results import Rows, in_own_process, markdown, parser, provenance
+from _results import Rows, at_hand, in_own_process, markdown, parser, provenance
 
 KEYS = ["data", "method", "seed"]
 
@@ -83,9 +82,7 @@ def main() -> None:
     arguments = made.parse_args()
     rows = Rows(arguments.out / "integration.csv", KEYS, resume=arguments.resume)
     if not arguments.report:
-        sets = [name for name in arguments.sets if (arguments.data / f"{name}.h5ad").exists()]
-        if not sets:
-            sys.exit(f"skipped: none of the data sets is in {arguments.data}")
+        sets = at_hand(arguments)
         for name in sets:
             asked = (rows, arguments.data, name, arguments.methods, arguments.seeds)
             in_own_process(run, *asked, threads=arguments.threads)

@@ -8,7 +8,6 @@ that most of its 15 nearest cells of the reference have, among principal compone
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import anndata as ad
@@ -16,7 +15,7 @@ import numpy as np
 import pandas as pd
 import scanpy as sc
 from _peers import Labels, ours, read
-from _results import Rows, in_own_process, markdown, parser, provenance
+from _results import Rows, at_hand, in_own_process, markdown, parser, provenance
 from sklearn.decomposition import PCA
 from sklearn.metrics import adjusted_rand_score
 from sklearn.neighbors import KNeighborsClassifier
@@ -100,9 +99,7 @@ def main() -> None:
     arguments = parser(__doc__, METHODS, FIVE).parse_args()
     rows = Rows(arguments.out / "mapping.csv", KEYS, resume=arguments.resume)
     if not arguments.report:
-        sets = [name for name in arguments.sets if (arguments.data / f"{name}.h5ad").exists()]
-        if not sets:
-            sys.exit(f"skipped: none of the data sets is in {arguments.data}")
+        sets = at_hand(arguments)
         asked = (rows, arguments.data, sets, arguments.seeds, arguments.methods)
         in_own_process(run, *asked, threads=arguments.threads)
     (arguments.out / "mapping.md").write_text(report(rows.read()))

@@ -9,12 +9,11 @@ come. Not a word about seconds: `small.py` and `scale.py` measure those.
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pandas as pd
 from _peers import METHODS, OURS, SETS, applies, clustered, read
-from _results import Rows, in_own_process, markdown, parser, provenance
+from _results import Rows, at_hand, in_own_process, markdown, parser, provenance
 from _scores import SCORES, scores
 
 KEYS = ["data", "method", "number", "seed"]
@@ -89,11 +88,9 @@ def main() -> None:
     arguments = parser(__doc__, METHODS, SETS).parse_args()
     rows = Rows(arguments.out / "real_data.csv", KEYS, resume=arguments.resume)
     if not arguments.report:
-        at_hand = [name for name in arguments.sets if (arguments.data / f"{name}.h5ad").exists()]
-        if not at_hand:
-            sys.exit(f"skipped: none of the data sets is in {arguments.data}")
+        sets = at_hand(arguments)
         for method in arguments.methods:
-            in_own_process(run, method, rows, arguments.data, at_hand, arguments.seeds, threads=arguments.threads)
+            in_own_process(run, method, rows, arguments.data, sets, arguments.seeds, threads=arguments.threads)
     (arguments.out / "real_data.md").write_text(report(rows.read()))
 
 
